@@ -1,0 +1,1 @@
+"""The controller: admission, resolving, the HTTP API, collection of garbage."""

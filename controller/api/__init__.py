@@ -1,0 +1,1 @@
+"""The HTTP API: results of runs for whoever may `get` the run."""

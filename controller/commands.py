@@ -1,0 +1,135 @@
+"""Commands that a person runs against a cluster: `resultsfs gc`, `resultsfs advise`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.text import Text
+
+from resultsfs.cli import options, tables
+from resultsfs.cli.failures import BadInput
+from resultsfs.units import format_size, parse_size
+
+kubeconfig_option = click.option("--kubeconfig", metavar="FILE", help="Default: as kubectl, else the pod's account.")
+context_option = click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
+scope_option = click.option("-n", "--namespace", metavar="NAMESPACE", help="Default: all namespaces.")
+
+
+@click.command()
+@kubeconfig_option
+@context_option
+@scope_option
+@options.settings_option
+@options.store_option
+@click.option("--dry-run", is_flag=True, help="Delete nothing: say what would go, and why the rest stays.")
+@options.format_option
+def gc(
+    kubeconfig: str | None,
+    context: str | None,
+    namespace: str | None,
+    settings_file: str | None,
+    store: str | None,
+    dry_run: bool,
+    form: str,
+) -> None:
+    """Delete the content of runs that are gone, or whose retention has passed, once.
+
+    The controller does this all the time. Content of a run that is found gone for the first time goes after
+    `garbage-grace`, at a later call.
+    """
+    from controller.garbage.sweep import Sweeper
+    from controller.kube.client import Kube
+    from controller.kube.endpoint import for_person
+    from resultsfs.store import Store
+
+    settings = options.settings_from(settings_file, store)
+    if not settings.store:
+        raise BadInput("name the cluster's store: --store URL, or its settings with --settings FILE")
+    opened = Store.open(settings)
+    kube = Kube(for_person(kubeconfig, context))
+    try:
+        sweeper = Sweeper(kube, opened, settings)
+        if not dry_run:
+            sweeper.claim()
+        verdicts = list(sweeper.judge(namespace, note=not dry_run, weigh=True))
+        gone = 0 if dry_run else sweeper.execute(verdicts, lambda: True)
+    finally:
+        kube.close()
+        opened.close()
+    if form == "json":
+        rows = [
+            {
+                "namespace": verdict.namespace,
+                "run": str(verdict.uid),
+                "goes": bool(verdict.reason),
+                "reason": verdict.reason,
+                "why": verdict.why,
+                "bytes": verdict.size,
+            }
+            for verdict in verdicts
+        ]
+        click.echo(json.dumps({"dryRun": dry_run, "runs": rows}, ensure_ascii=False))
+        return
+    out = tables.console()
+    if verdicts:
+        table = tables.grid("NAMESPACE", "RUN", "GOES", "BYTES", "WHY", right=("BYTES",))
+        for verdict in verdicts:
+            goes = Text(verdict.reason or "no", "red" if verdict.reason else "green")
+            size = "" if verdict.size is None else str(verdict.size)
+            table.add_row(verdict.namespace, str(verdict.uid), goes, size, verdict.why)
+        out.print(table)
+    doomed = [verdict for verdict in verdicts if verdict.reason]
+    size = format_size(sum(verdict.size or 0 for verdict in doomed))
+    said = f"would go: {len(doomed)}" if dry_run else f"deleted: {gone}"
+    out.print(f"{len(verdicts)} runs have content in {opened.url}; {said} ({size}).", soft_wrap=True)
+
+
+@click.command()
+@kubeconfig_option
+@context_option
+@scope_option
+@click.option(
+    "--threshold", "texts", multiple=True, metavar="SIZE", help="May be given several times. Default: 256 to 4096."
+)
+@options.format_option
+def advise(
+    kubeconfig: str | None, context: str | None, namespace: str | None, texts: tuple[str, ...], form: str
+) -> None:
+    """Tell what the cluster's TaskRuns keep in etcd, what each threshold would spill, and which failed for size."""
+    from controller import advise as advising
+    from controller.kube.client import Kube
+    from controller.kube.endpoint import for_person
+
+    try:
+        thresholds = tuple(parse_size(text) for text in texts) or advising.THRESHOLDS
+    except ValueError as error:
+        raise BadInput(f"--threshold: {error}") from None
+    kube = Kube(for_person(kubeconfig, context))
+    try:
+        advice = advising.advise(kube, namespace, thresholds)
+    finally:
+        kube.close()
+    if form == "json":
+        click.echo(json.dumps(advice.as_object(), ensure_ascii=False))
+        return
+    out = tables.console()
+    out.print(
+        f"{advice.task_runs} TaskRuns hold {advice.results} results of {format_size(advice.bytes)}, the largest of "
+        f"{format_size(advice.largest)}; {advice.spilled} are spilled already.",
+        soft_wrap=True,
+    )
+    table = tables.grid(
+        "THRESHOLD", "TASKRUNS", "RESULTS", "ETCD SAVED", right=("THRESHOLD", "TASKRUNS", "RESULTS", "ETCD SAVED")
+    )
+    for row in advice.thresholds:
+        table.add_row(format_size(row.threshold), str(row.task_runs), str(row.results), format_size(row.saved))
+    out.print(table)
+    for failure in advice.failures:
+        out.print(
+            Text(f"failed for size: {failure.namespace}/{failure.name}: {failure.evidence}", "red"), soft_wrap=True
+        )
+    for name in advice.without_results:
+        out.print(Text(f"succeeded without declared results: {name}", "yellow"), soft_wrap=True)
+    if not advice.failures:
+        out.print("No TaskRun is known to have failed for its results' size.")

@@ -1,0 +1,241 @@
+"""What is to go, and why; and its deletion.
+
+Prefixes of the store are listed first and the runs afterwards, so that a run whose content is seen was made before the
+list that is to have it. Anything that could not be learnt for certain ends the sweep, and nothing is deleted by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from controller.admission.names import HOLD
+from controller.events import tell
+from controller.garbage.living import Living, Run, look
+from controller.kube.client import Kube
+from controller.kube.errors import NotFound
+from controller.kube.resources import NAMESPACES, annotations_of
+from controller.metrics import Metrics
+from resultsfs.errors import InvalidSetting
+from resultsfs.settings import Settings
+from resultsfs.store import Store
+from resultsfs.store_names import OWNER, gone_path
+from resultsfs.units import format_duration, format_size
+
+ORPHAN, AGE, SIZE = "orphan", "age", "size"
+_CLUSTER = "kube-system"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of one run's content: it goes where `reason` is set, and `why` says it to people.
+
+    `wait`: seconds until it will go, where that is known. `size` in bytes, where it was asked for or goes; `run`: the run, where it is there.
+    """
+
+    namespace: str
+    uid: UUID
+    why: str
+    reason: str = ""
+    wait: float | None = None
+    size: int | None = None
+    run: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Completed:
+    verdict: Verdict
+    at: datetime
+    size: int
+
+
+class Sweeper:
+    """Looks at the store and at all runs. Methods raise ApiError, StoreError and InvalidSetting."""
+
+    def __init__(self, kube: Kube, store: Store, settings: Settings) -> None:
+        self._kube = kube
+        self._store = store
+        self._settings = settings
+
+    def claim(self) -> None:
+        """Make sure that this store is this cluster's: another's runs are not here, and would seem to be gone."""
+        cluster = self._kube.get_metadata(NAMESPACES, None, _CLUSTER)["metadata"]["uid"]
+        found = self._store.note(OWNER)
+        if found is None:
+            self._store.put_note(OWNER, cluster.encode())
+            found = self._store.note(OWNER)
+        if found != cluster.encode():
+            owner = (found or b"").decode("utf-8", "replace")
+            raise InvalidSetting(
+                f"store {self._store.url} belongs to the cluster with the UID {owner} (of its namespace {_CLUSTER}), "
+                f"this one has {cluster}: nothing is deleted. Give each cluster a prefix of its own, or remove "
+                f"{self._store.url}/{OWNER} if that cluster is gone."
+            )
+
+    def judge(self, namespace: str | None = None, *, note: bool = True, weigh: bool = False) -> Iterator[Verdict]:
+        """A verdict on every run of which something is stored.
+
+        `note`: remember since when a run is gone. `weigh`: tell the size of what stays too, one listing a run.
+        """
+        stored = list(self._store.runs(namespace))
+        living = look(self._kube, namespace)
+        by_namespace: dict[str, list[UUID]] = {}
+        for owner, uid in stored:
+            by_namespace.setdefault(owner, []).append(uid)
+        for owner, uids in by_namespace.items():
+            for verdict in self._namespace(owner, uids, living, note):
+                if weigh and verdict.size is None:
+                    verdict = replace(verdict, size=self._size(owner, verdict.uid))
+                yield verdict
+
+    def _namespace(self, namespace: str, uids: Iterable[UUID], living: Living, note: bool) -> Iterator[Verdict]:
+        try:
+            annotations = annotations_of(self._kube.get_metadata(NAMESPACES, None, namespace))
+        except NotFound:
+            annotations = {}  # gone with all its runs
+        if annotations.get(HOLD) == "true":
+            yield from (Verdict(namespace, uid, f"namespace {namespace} is held") for uid in uids)
+            return
+        try:
+            settings = self._settings.narrowed(annotations)
+        except InvalidSetting as error:
+            _log.warning("namespace %s: nothing is deleted there: %s", namespace, error)
+            yield from (Verdict(namespace, uid, f"namespace {namespace}: {error}") for uid in uids)
+            return
+        completed: list[_Completed] = []
+        for uid in uids:
+            run, holder = living.runs.get((namespace, uid)), living.holder(namespace, uid)
+            if run is None and holder is None:
+                yield self._orphan(namespace, uid, settings, living.date, note)
+            elif run is None or (namespace, uid) in living.taken:
+                assert holder is not None
+                yield Verdict(namespace, uid, f"{holder.label} needs it", run=run)
+            elif not (settings.retention or settings.retention_size):
+                yield Verdict(namespace, uid, f"{run.label} is there", run=run)
+            else:
+                verdict = self._aged(run, settings, living.date)
+                if isinstance(verdict, Verdict):
+                    yield verdict
+                else:
+                    completed.append(verdict)
+        yield from _sized(completed, settings.retention_size)
+
+    def _orphan(self, namespace: str, uid: UUID, settings: Settings, now: datetime, note: bool) -> Verdict:
+        path = gone_path(namespace, uid)
+        found = self._store.note(path)
+        since = _time(found)
+        if since is None:
+            since = now
+            if note:
+                self._store.put_note(path, now.isoformat().encode())
+        wait = settings.garbage_grace + settings.retain_after_delete
+        due = since + timedelta(seconds=wait)
+        if now < due:
+            return Verdict(
+                namespace,
+                uid,
+                f"its run is gone since {_show(since)}; it goes at {_show(due)}",
+                wait=_seconds(due, now),
+            )
+        why = f"its run is gone since {_show(since)}, more than {format_duration(wait)} ago"
+        return Verdict(namespace, uid, why, ORPHAN, size=self._size(namespace, uid))
+
+    def _aged(self, run: Run, settings: Settings, now: datetime) -> Verdict | _Completed:
+        """A verdict by age, or what is to be weighed by size."""
+        namespace, uid = run.namespace, run.uid
+        try:
+            tree = self._kube.get(run.resource, namespace, run.name)
+        except NotFound:
+            return Verdict(namespace, uid, f"{run.label} was deleted just now", run=run)
+        if tree["metadata"]["uid"] != str(uid):
+            return Verdict(namespace, uid, f"{run.label} was deleted and made again just now", run=run)
+        if annotations_of(tree).get(HOLD) == "true":
+            return Verdict(namespace, uid, f"{run.label} is held", run=run)
+        completion = (tree.get("status") or {}).get("completionTime")
+        if completion is None:
+            return Verdict(namespace, uid, f"{run.label} runs", run=run)
+        at = datetime.fromisoformat(completion).astimezone(UTC)
+        kept = f"{run.label} completed at {_show(at)}"
+        verdict = Verdict(namespace, uid, kept, run=run)
+        if settings.retention:
+            due = at + timedelta(seconds=settings.retention)
+            size = self._size(namespace, uid) if now >= due or settings.retention_size else 0
+            if now >= due:
+                why = f"{kept}, more than {format_duration(settings.retention)} ago (retention)"
+                return replace(verdict, why=why, reason=AGE, size=size)
+            verdict = replace(verdict, wait=_seconds(due, now))
+            if not settings.retention_size:
+                return verdict
+            return _Completed(verdict, at, size)
+        return _Completed(verdict, at, self._size(namespace, uid))
+
+    def _size(self, namespace: str, uid: UUID) -> int:
+        return sum(size for _, size in self._store.contents(namespace, uid))
+
+    def execute(self, verdicts: Iterable[Verdict], go_on: Callable[[], bool], metrics: Metrics | None = None) -> int:
+        """Delete what is to go, as long as `go_on()` holds; how many runs' content went."""
+        count = 0
+        fresh: dict[str, Living] = {}
+        for verdict in verdicts:
+            if not verdict.reason:
+                continue
+            if not go_on():
+                break
+            if verdict.namespace not in fresh:  # once more, for judging all may have taken long
+                fresh[verdict.namespace] = look(self._kube, verdict.namespace)
+            if _is_needed(verdict, fresh[verdict.namespace]):
+                _log.info("kept %s/%s: somebody needs it since a moment ago", verdict.namespace, verdict.uid)
+                continue
+            self._store.delete_run(verdict.namespace, verdict.uid)
+            count += 1
+            _log.info(
+                "deleted %s/%s, %s: %s", verdict.namespace, verdict.uid, format_size(verdict.size or 0), verdict.why
+            )
+            if metrics is not None:
+                metrics.garbage_runs.labels(verdict.reason).inc()
+                metrics.garbage_bytes.inc(verdict.size or 0)
+            if verdict.run is not None:
+                run = {"namespace": verdict.namespace, "name": verdict.run.name, "uid": str(verdict.uid)}
+                tell(
+                    self._kube, verdict.run.resource, run, "Normal", "ResultsExpired", f"Spilled results: {verdict.why}"
+                )
+        return count
+
+
+def _is_needed(verdict: Verdict, living: Living) -> bool:
+    key = verdict.namespace, verdict.uid
+    return key in living.taken or (verdict.reason == ORPHAN and (key in living.runs or key in living.kin))
+
+
+def _sized(completed: list[_Completed], limit: int) -> Iterator[Verdict]:
+    """Verdicts by the bytes of a namespace: what completed longest ago goes until the rest fits."""
+    total = sum(one.size for one in completed)
+    for one in sorted(completed, key=lambda one: one.at):
+        if limit and total > limit:
+            why = (
+                f"{one.verdict.why}; the namespace's completed runs have {format_size(total)}, more than "
+                f"{format_size(limit)} (retention-size)"
+            )
+            total -= one.size
+            yield replace(one.verdict, why=why, reason=SIZE, size=one.size)
+        else:
+            yield one.verdict
+
+
+def _seconds(due: datetime, now: datetime) -> float:
+    return (due - now).total_seconds()
+
+
+def _time(note: bytes | None) -> datetime | None:
+    try:
+        return None if note is None else datetime.fromisoformat(note.decode("ascii"))
+    except ValueError:
+        return None  # half a note of a broken disk: time begins anew
+
+
+def _show(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,210 @@
+"""How the API server and the replicas know each other: certificate, authority bundle, and a token in the webhooks' path.
+
+All of it is in one Secret, which every replica reads again and again. What is new takes effect only after all had time
+to read it, so that nothing needs to be restarted and no request meets a replica that does not know yet.
+
+The token is there because the API server has no other way to say that it is the API server: without it any pod that
+reaches the Service could ask for another namespace's content with an AdmissionReview of its own making.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hmac
+import json
+import logging
+import secrets
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from controller import certificates, tls
+from controller.kube.client import Kube
+from controller.kube.errors import Conflict, NotFound
+from controller.kube.resources import MUTATING_WEBHOOKS, SECRETS, Tree
+from controller.tls import Pair
+from resultsfs.errors import InvalidSetting
+
+LOOK = 5.0
+"""Seconds between two looks at the Secret and the webhook configuration."""
+SETTLE = datetime.timedelta(seconds=20)
+"""How long what is new waits until every replica and the API server have seen it."""
+TOKEN_LIFE = datetime.timedelta(hours=1)
+"""A token is in error messages of the API server when a webhook does not answer: it does not live long."""
+_TOKENS, _MADE = "tokens", "made"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this replica's identity is: the Secret, the webhook configuration, and the names that it answers to.
+
+    `certificate_directory`: somebody else makes the certificate, and the authority's bundle. `secret` "": no token.
+    """
+
+    namespace: str
+    secret: str = ""
+    webhooks: str = ""
+    hosts: Sequence[str] = ()
+    certificate_directory: str = ""
+    life: datetime.timedelta = certificates.LIFE
+
+
+class Identity:
+    """This replica's TLS context and the tokens that it takes."""
+
+    def __init__(self, kube: Kube, place: Place) -> None:
+        self._kube = kube
+        self._place = place
+        self.context: ssl.SSLContext = tls.server_context()
+        self._pair: Pair | None = None
+        self._tokens: tuple[str, ...] = ()
+
+    @property
+    def expiry(self) -> datetime.datetime | None:
+        """When the certificate in use expires; None without one."""
+        return None if self._pair is None else certificates.facts(self._pair.certificate).expiry
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a certificate in use that has not expired."""
+        expiry = self.expiry
+        return expiry is not None and expiry > _now()
+
+    def admits(self, token: str) -> bool:
+        """Whether a request with this token (or "") comes from the API server."""
+        if not self._place.secret:
+            return token == ""
+        return any(hmac.compare_digest(token.encode(), known.encode()) for known in self._tokens)
+
+    def look(self) -> Pair | None:
+        """Look at the Secret, renew what is due, register; the pair to `take` where it is another than the one in use.
+
+        Raises ApiError, InvalidSetting.
+        """
+        place = self._place
+        bundle: bytes | None = None
+        found: Pair | None = None
+        if place.certificate_directory:
+            found = tls.read_pair(place.certificate_directory)
+        token = ""
+        if place.secret:
+            secret = self._secret()
+            data = {key: base64.b64decode(text) for key, text in (secret.get("data") or {}).items()}
+            if renewed := self._renewed(data):
+                secret["data"] = {key: base64.b64encode(value).decode() for key, value in renewed.items()}
+                try:
+                    self._kube.update(SECRETS, place.namespace, secret)
+                except Conflict:  # another replica was first: its work is read the next time
+                    _log.info("Secret %s/%s was renewed by another replica", place.namespace, place.secret)
+                    return None
+                data = renewed
+            tokens = json.loads(data[_TOKENS])
+            self._tokens = tuple(entry["token"] for entry in tokens)
+            token = _active(tokens)
+            if not place.certificate_directory:
+                bundle = data["ca.crt"]
+                found = Pair(data["tls.crt"], data["tls.key"])
+                if self.ready and _now() - _time(data[_MADE].decode()) < SETTLE:
+                    found = self._pair
+        if place.webhooks and (bundle is not None or token):
+            self._register(bundle, token)
+        if found is None or found == self._pair:
+            return None
+        certificates.facts(found.certificate)  # asked for here, so that the event loop need not wait
+        return found
+
+    def take(self, pair: Pair) -> None:
+        """Use a pair from now on; in the thread of the event loop. Raises InvalidSetting."""
+        tls.use(self.context, pair)
+        self._pair = pair
+        _log.info("certificate in use until %s", self.expiry)
+
+    def _secret(self) -> Tree:
+        place = self._place
+        try:
+            return self._kube.get(SECRETS, place.namespace, place.secret)
+        except NotFound:
+            empty = {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": place.secret, "namespace": place.namespace},
+                "type": "Opaque",
+            }
+            return self._kube.create(SECRETS, place.namespace, empty)
+
+    def _renewed(self, data: dict[str, bytes]) -> dict[str, bytes] | None:
+        """The Secret's data with what is due made anew; None when nothing is."""
+        renewed = dict(data)
+        now = _now()
+        if not self._place.certificate_directory and _is_due(data, now):
+            made = certificates.make(self._place.hosts, self._place.life, data.get("ca.crt", b""))
+            renewed |= {"ca.crt": made.bundle, "tls.crt": made.pair.certificate, "tls.key": made.pair.key}
+            renewed[_MADE] = now.isoformat().encode()
+        tokens = json.loads(data.get(_TOKENS, b"[]"))
+        if not tokens or now - _time(tokens[-1]["made"]) > TOKEN_LIFE:
+            tokens = [*tokens[-1:], {"token": secrets.token_hex(24), "made": now.isoformat()}]
+            renewed[_TOKENS] = json.dumps(tokens).encode()
+        return renewed if renewed != data else None
+
+    def _register(self, bundle: bytes | None, token: str) -> None:
+        name = self._place.webhooks
+        configuration = self._kube.get(MUTATING_WEBHOOKS, None, name)
+        encoded = None if bundle is None else base64.b64encode(bundle).decode()
+        operations: list[Tree] = []
+        for index, webhook in enumerate(configuration.get("webhooks") or []):
+            client = webhook["clientConfig"]
+            wanted = _addressed(client, token)
+            if encoded is not None:
+                wanted["caBundle"] = encoded
+            if wanted != client:
+                operations.append({"op": "replace", "path": f"/webhooks/{index}/clientConfig", "value": wanted})
+        if operations:
+            version = configuration["metadata"]["resourceVersion"]
+            unchanged = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
+            self._kube.json_patch(MUTATING_WEBHOOKS, None, name, [unchanged, *operations])
+            _log.info("webhook configuration %s: registered", name)
+
+
+def _addressed(client: Tree, token: str) -> Tree:
+    """A webhook's clientConfig whose path ends with the token: `/mutate/<what>/<token>`."""
+    wanted = dict(client)
+    if "service" in client:
+        path = client["service"].get("path", "/")
+        wanted["service"] = {**client["service"], "path": _path(path, token)}
+    elif "url" in client:
+        parts = urlsplit(client["url"])
+        wanted["url"] = urlunsplit(parts._replace(path=_path(parts.path, token)))
+    return wanted
+
+
+def _path(path: str, token: str) -> str:
+    what = path.strip("/").split("/")[:2]
+    return "/" + "/".join([*what, token] if token else what)
+
+
+def _active(tokens: list[dict[str, str]]) -> str:
+    """The newest token that all replicas know by now, else the oldest."""
+    settled = [entry for entry in tokens if _now() - _time(entry["made"]) >= SETTLE]
+    return (settled[-1] if settled else tokens[0])["token"]
+
+
+def _is_due(data: dict[str, bytes], now: datetime.datetime) -> bool:
+    if not {"tls.crt", "tls.key", "ca.crt", _MADE} <= data.keys():
+        return True
+    try:
+        facts = certificates.facts(data["tls.crt"], data["ca.crt"])
+    except InvalidSetting as error:
+        _log.warning("the certificate in the Secret is none, a new one is made: %s", error)
+        return True
+    return now >= facts.renewal or not facts.signed
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _time(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)

@@ -1,0 +1,159 @@
+"""What a collector is shown, kept in the spool before it is shown: another server goes on with the very same.
+
+One JSON file a collector process, `session/collections/<pid>-<started>.json`, replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resultsfs.collected import Collected
+from resultsfs.collector import Collector
+from resultsfs.publication import Candidate, Decision, Elements, Form
+from resultsfs.record import ResultType
+from resultsfs.uploads import FileSource
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Frozen:
+    """One collection as it was kept: since when it waits (monotonic seconds), and whether one of its publications is
+    still to be lengthened."""
+
+    begun: float
+    overfull: bool
+    items: list[Collected]
+
+
+def _path(session: Path, collector: Collector) -> Path:
+    return session / "collections" / f"{collector.pid}-{collector.started}.json"
+
+
+def save(session: Path, collector: Collector, begun: float, overfull: bool, items: Iterable[Collected]) -> None:
+    """Keep a collection. Where the disk has no room the collector is served all the same, and that is logged."""
+    path = _path(session, collector)
+    partial = path.with_name(path.name + ".partial")
+    state = {"begun": begun, "overfull": overfull, "items": [_freeze(item) for item in items]}
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        partial.write_text(json.dumps(state), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        log.warning("what collector %d reads would not outlive this server: %s", collector.pid, error.strerror)
+
+
+def load(session: Path, collector: Collector, reopen: Callable[[str, int], FileSource]) -> Frozen | None:
+    """What was kept for a collector; None when nothing was.
+
+    `reopen` opens the file of a result that is still to be stored, by name and inode number; where that is gone, so is
+    the result.
+    """
+    try:
+        state = json.loads(_path(session, collector).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    thawed = (_thaw(values, reopen) for values in state["items"])
+    return Frozen(state["begun"], state["overfull"], [item for item in thawed if item is not None])
+
+
+def collectors(session: Path) -> list[Collector]:
+    """The collectors for which something is kept."""
+    names = (path.stem.split("-") for path in (session / "collections").glob("*.json"))
+    return [Collector(int(pid), int(started)) for pid, started in names]
+
+
+def is_kept(session: Path, collector: Collector) -> bool:
+    """Whether something is kept for a collector."""
+    return _path(session, collector).exists()
+
+
+# -- files that are awaited and lose their names --------------------------------------------------------------
+
+
+def hold(session: Path, directory: int, name: str, inode: int) -> None:
+    """Keep a file that is about to lose a name, so that another server can go on storing it. Raises OSError."""
+    held = session / "held"
+    held.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        os.link(name, held / str(inode), src_dir_fd=directory, follow_symlinks=False)
+
+
+def open_held(session: Path, inode: int) -> int | None:
+    """A descriptor of a file that is held; None for others."""
+    try:
+        return os.open(session / "held" / str(inode), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+
+
+def drop_held(session: Path, awaited: Callable[[int], bool]) -> None:
+    """Let go of files that nobody awaits any more."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(session / "held"):
+            if not awaited(int(name)):
+                (session / "held" / name).unlink(missing_ok=True)
+
+
+def forget(session: Path, collector: Collector) -> None:
+    """A collector is gone."""
+    _path(session, collector).unlink(missing_ok=True)
+
+
+def _text(content: bytes | None) -> str | None:
+    return None if content is None else b64encode(content).decode("ascii")
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else b64decode(text)
+
+
+def _freeze(item: Collected) -> dict[str, Any]:
+    shown = item.shown
+    return {
+        "name": item.name,
+        "path": item.path,
+        "size": item.size,
+        "digest": item.digest,
+        "type": item.candidate.type,
+        "cost": item.candidate.cost,
+        "form": item.decision.form.value,
+        "spilled": sorted(item.decision.spilled),
+        "cut": item.cut,
+        "publication": _text(shown),
+        "content": _text(item.content) if shown is None else None,
+        "inode": item.source.inode if shown is None and item.source is not None else 0,
+    }
+
+
+def _thaw(values: dict[str, Any], reopen: Callable[[str, int], FileSource]) -> Collected | None:
+    publication, content = _bytes(values["publication"]), _bytes(values["content"])
+    source = None
+    if publication is None and content is None:
+        try:
+            source = reopen(values["name"], values["inode"])
+        except OSError as error:
+            log.info("result %s is gone before it was stored: %s", values["name"], error.strerror)
+            return None
+    kind, form = ResultType(values["type"]), Form(values["form"])
+    elements = Elements.parse(content, kind) if content is not None and form is Form.SKELETON else None
+    return Collected(
+        values["name"],
+        values["path"],
+        source,
+        values["size"],
+        content,
+        values["digest"],
+        Candidate(values["name"], values["size"], values["cost"], type=kind, elements=elements),
+        Decision(form, frozenset(values["spilled"])),
+        publication=publication,
+        cut=values["cut"],
+    )

@@ -1,0 +1,1 @@
+"""The transports: ways in which file operations reach `resultsfs.filesystem`."""

@@ -1,0 +1,149 @@
+"""What a session has told the kernel and cannot find in the spool again, kept for a server that takes over.
+
+`session.json` says what was negotiated at INIT; `nodes.jsonl` holds a JSON object a line, appended before the answer:
+
+    {"view": [nodeid, path, pid, started, stat]}   a collector's node, and the file's attributes
+    {"writes": [path, pid, started]}           a collector was sent to look the file itself up; `wrote`: it came
+    {"reference": [nodeid, name]}              content by reference
+    {"exceeded": [inode, errno, text, error]}  a file was cut to a limit, which its writer is told when it closes
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resultsfs.collector import Collector
+from resultsfs.errors import NodeDiskFull, ResultsError, ResultTooLarge, VolumeFull
+
+log = logging.getLogger(__name__)
+
+_LIMITS: dict[str, type[ResultsError]] = {kind.__name__: kind for kind in (ResultTooLarge, VolumeFull, NodeDiskFull)}
+
+
+@dataclass(slots=True)
+class Negotiated:
+    """What INIT, the request `unique`, agreed upon. `passthrough` is None until that is decided, which is after the answer;
+    `left`: no request was in hand at the end."""
+
+    unique: int
+    minor: int
+    readahead: int
+    flags: int
+    passthrough: bool | None = None
+    left: bool = False
+
+    def save(self, directory: Path) -> None:
+        """Keep it. Raises OSError."""
+        partial = directory / "session.json.partial"
+        partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        partial.replace(directory / "session.json")
+
+    @classmethod
+    def load(cls, directory: Path) -> Negotiated | None:
+        """What a predecessor kept; None when it did not get so far. Raises OSError, ValueError."""
+        try:
+            return cls(**json.loads((directory / "session.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+
+class Notes:
+    """The notes of one mount. Used by one thread, but for `exceeded`. Opening them raises OSError."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "nodes.jsonl"
+        self.views: dict[int, tuple[str, Collector, os.stat_result]] = {}
+        self.writers: set[tuple[Collector, str]] = set()
+        self.references: dict[int, str] = {}
+        self.cut: dict[int, OSError] = {}
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with open(self._path, "rb") as file:
+            content = file.read()
+        end = content.rfind(b"\n") + 1
+        os.ftruncate(self._file, end)  # a torn last line was never acted upon
+        for line in content[:end].splitlines():
+            self._take(json.loads(line))
+
+    def _take(self, line: dict[str, Any]) -> None:
+        for kind, values in line.items():
+            if kind == "view":
+                nodeid, path, pid, started, found = values
+                self.views[nodeid] = (path, Collector(pid, started), _stat(found))
+            elif kind in ("writes", "wrote"):
+                path, pid, started = values
+                (self.writers.add if kind == "writes" else self.writers.discard)((Collector(pid, started), path))
+            elif kind == "reference":
+                self.references[values[0]] = values[1]
+            elif kind == "exceeded":
+                inode, code, text, kind = values
+                self.cut[inode] = _LIMITS[kind](text) if kind in _LIMITS else OSError(code, text)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        try:
+            os.write(self._file, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        except OSError as error:
+            log.warning("%s would not outlive this server: %s", next(iter(line)), error.strerror)
+
+    def view(self, nodeid: int, path: str, collector: Collector, found: os.stat_result) -> None:
+        """A collector is about to be told its node."""
+        self._append({"view": [nodeid, path, collector.pid, collector.started, list(found)]})
+
+    def writes(self, path: str, collector: Collector) -> None:
+        """A collector is about to be sent to look the file itself up."""
+        self._append({"writes": [path, collector.pid, collector.started]})
+
+    def wrote(self, path: str, collector: Collector) -> None:
+        """It has come."""
+        self._append({"wrote": [path, collector.pid, collector.started]})
+
+    def reference(self, nodeid: int, name: str) -> None:
+        """Content by reference is about to be told; noted once."""
+        if self.references.get(nodeid) != name:
+            self.references[nodeid] = name
+            self._append({"reference": [nodeid, name]})
+
+    def exceeded(self, inode: int, error: OSError) -> None:
+        """A file is about to be cut, or a write that has returned could not be kept."""
+        self._append({"exceeded": _told(inode, error)})
+
+    def prune(self, keep: Callable[[Collector], bool]) -> None:
+        """Drop what belongs to collectors that are gone, and what says nothing any more. Raises OSError."""
+        self.views = {nodeid: found for nodeid, found in self.views.items() if keep(found[1])}
+        self.writers = {found for found in self.writers if keep(found[0])}
+        partial = self._path.with_name(self._path.name + ".partial")
+        lines: list[dict[str, Any]] = [
+            *(
+                {"view": [nodeid, path, who.pid, who.started, list(found)]}
+                for nodeid, (path, who, found) in self.views.items()
+            ),
+            *({"writes": [path, who.pid, who.started]} for who, path in self.writers),
+            *({"reference": [nodeid, name]} for nodeid, name in self.references.items()),
+            *({"exceeded": _told(inode, error)} for inode, error in self.cut.items()),
+        ]
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        fresh = os.open(partial, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        partial.replace(self._path)
+        os.close(self._file)
+        self._file = fresh
+
+    def close(self) -> None:
+        """Close the file, which stays."""
+        os.close(self._file)
+
+
+def _told(inode: int, error: OSError) -> list[object]:
+    return [inode, error.errno, str(error.strerror), type(error).__name__]
+
+
+def _stat(values: list[int]) -> os.stat_result:
+    """Attributes as they were noted, in whole seconds."""
+    times = {
+        f"st_{name}_ns": seconds * 10**9 for name, seconds in zip(("atime", "mtime", "ctime"), values[7:], strict=True)
+    }
+    return os.stat_result(values, {**times, "st_blocks": 0, "st_blksize": 4096, "st_rdev": 0})

@@ -1,0 +1,293 @@
+"""Loading YAML: Task, TaskRun, Pipeline and PipelineRun, several documents a file, into what is to be run."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import yaml
+
+from resultsfs.errors import InvalidDocument
+from resultsfs.local import checks, schema
+from resultsfs.local.checks import Where
+from resultsfs.local.model import (
+    Pipeline,
+    PipelineRun,
+    Run,
+    Task,
+    TaskRun,
+    TaskRunSpec,
+    TaskSpec,
+    WorkspaceBinding,
+    WorkspaceDeclaration,
+    params_of,
+)
+from resultsfs.local.validate import check_pipeline, check_run_timeouts, check_task
+
+_T = TypeVar("_T")
+_VERSIONS = ("tekton.dev/v1", "tekton.dev/v1beta1")
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_NAMESPACE = re.compile(_LABEL)
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as the API server reads it: no dates, no base 60, no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} appears more than once", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if not pair[0].endswith((":timestamp", ":int", ":float"))]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+@dataclass(slots=True)
+class Documents:
+    """What a file holds, by kind and name."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    runs: list[_Document] = field(default_factory=list)
+    source: str = ""
+
+    def select(self, name: str | None = None) -> Run:
+        """What is to be run: the file's one run, else a run made for its one Pipeline, else for its one Task.
+
+        `name` chooses among several of the same kind. Raises InvalidDocument when the choice is not clear.
+        """
+        if self.runs:
+            by_name = {document.name: document for document in self.runs}
+            return self._run(by_name[self._choose(list(by_name), "runs", name)])
+        if self.pipelines:
+            pipeline = self.pipelines[self._choose(list(self.pipelines), "Pipelines", name)]
+            return PipelineRun(
+                name=_generated(f"{pipeline.name}-run-"),
+                namespace="default",
+                annotations={},
+                params=(),
+                pipeline=pipeline,
+                workspaces=_made_bindings(pipeline.workspaces),
+                tasks=self._tasks_of(pipeline),
+                tree={},
+            )
+        task = self.tasks[self._choose(list(self.tasks), "Tasks", name)]
+        return TaskRun(
+            name=_generated(f"{task.name}-run-"),
+            namespace="default",
+            annotations={},
+            params=(),
+            task=task,
+            embedded=False,
+            workspaces=_made_bindings(task.spec.workspaces),
+        )
+
+    def _choose(self, names: Sequence[str], what: str, name: str | None) -> str:
+        if name is not None:
+            if name not in names:
+                raise InvalidDocument(f"{self.source}: no {name!r} among its {what}: {', '.join(names) or 'none'}")
+            return name
+        if not names:
+            raise InvalidDocument(f"{self.source}: nothing to run: expected a Task, TaskRun, Pipeline or PipelineRun")
+        if len(names) > 1:
+            raise InvalidDocument(f"{self.source}: {len(names)} {what} ({', '.join(names)}): say which one to run")
+        return names[0]
+
+    def _run(self, document: _Document) -> Run:
+        spec, where = document.tree.get("spec") or {}, document.where.field("spec")
+        if document.kind == "TaskRun":
+            task, embedded = self._task_of(spec, where)
+            return TaskRun(
+                name=document.name,
+                namespace=document.namespace,
+                annotations=document.annotations,
+                params=params_of(spec.get("params")),
+                task=task,
+                embedded=embedded,
+                workspaces=_bindings(spec),
+                timeout=spec.get("timeout"),
+                retries=spec.get("retries") or 0,
+            )
+        pipeline = self._pipeline_of(document, spec, where)
+        timeouts = {key: value for key, value in (spec.get("timeouts") or {}).items() if value is not None}
+        if spec.get("timeout") is not None:
+            if timeouts:
+                raise where.field("timeout").error("and timeouts exclude each other")
+            timeouts = {"pipeline": spec["timeout"]}
+        return PipelineRun(
+            name=document.name,
+            namespace=document.namespace,
+            annotations=document.annotations,
+            params=params_of(spec.get("params")),
+            pipeline=pipeline,
+            workspaces=_bindings(spec),
+            tasks=self._tasks_of(pipeline),
+            tree=spec,
+            timeouts=timeouts,
+            task_run_specs={
+                item["pipelineTaskName"]: TaskRunSpec(
+                    item.get("timeout"), (item.get("metadata") or {}).get("annotations") or {}
+                )
+                for item in spec.get("taskRunSpecs") or ()
+            },
+        )
+
+    def _task_of(self, spec: Mapping[str, Any], where: Where) -> tuple[Task, bool]:
+        if (spec.get("taskRef") is None) == (spec.get("taskSpec") is None):
+            raise where.error("needs one of taskRef and taskSpec")
+        if spec.get("taskSpec") is not None:
+            return Task("", TaskSpec.of(spec["taskSpec"])), True
+        return self._found(self.tasks, spec["taskRef"]["name"], "Tasks", where.field("taskRef.name")), False
+
+    def _pipeline_of(self, document: _Document, spec: Mapping[str, Any], where: Where) -> Pipeline:
+        if (spec.get("pipelineRef") is None) == (spec.get("pipelineSpec") is None):
+            raise where.error("needs one of pipelineRef and pipelineSpec")
+        if spec.get("pipelineSpec") is not None:
+            return Pipeline.of(document.name, spec["pipelineSpec"], {})
+        return self._found(self.pipelines, spec["pipelineRef"]["name"], "Pipelines", where.field("pipelineRef.name"))
+
+    def _tasks_of(self, pipeline: Pipeline) -> Mapping[str, Task]:
+        """All Tasks of the file; a reference without variables must be among them."""
+        for task in pipeline.all_tasks:
+            if task.task_ref is not None and "$(" not in task.task_ref:
+                where = Where(f'Pipeline "{pipeline.name}"', f'task "{task.name}": taskRef.name')
+                self._found(self.tasks, task.task_ref, "Tasks", where)
+        return self.tasks
+
+    @staticmethod
+    def _found(objects: Mapping[str, _T], name: str, kind: str, where: Where) -> _T:
+        if name not in objects:
+            raise where.error(f"is {name!r}, which is not in the file; its {kind}: {', '.join(objects) or 'none'}")
+        return objects[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    kind: str
+    name: str
+    namespace: str
+    annotations: Mapping[str, str]
+    tree: Mapping[str, Any]
+    where: Where
+
+
+def load(text: str | bytes, source: str = "the file") -> Documents:
+    """Read all documents of a file, strictly. Raises InvalidDocument that names document, field and problem."""
+    loaded = Documents(source=source)
+    # CSafeLoader would be faster, but it cannot be told to refuse a key that appears twice.
+    try:
+        trees = list(yaml.load_all(text, Loader=_Loader))
+    except yaml.YAMLError as error:
+        raise InvalidDocument(f"{source}: not YAML: {error}") from None
+    for number, tree in enumerate(trees, 1):
+        if tree is not None and not _is_claim(tree):
+            _add(loaded, _document(tree, f"{source}: document {number}"))
+    return loaded
+
+
+def _is_claim(tree: Any) -> bool:
+    """A claim needs nothing done: a workspace that names it is a directory."""
+    return isinstance(tree, dict) and (tree.get("apiVersion"), tree.get("kind")) == ("v1", "PersistentVolumeClaim")
+
+
+def _document(tree: Any, place: str) -> _Document:
+    if not isinstance(tree, dict):
+        raise InvalidDocument(f"{place}: expected a mapping, found {type(tree).__name__}")
+    version, kind = tree.get("apiVersion"), tree.get("kind")
+    if version not in _VERSIONS:
+        raise InvalidDocument(f"{place}: apiVersion is {version!r}: expected {' or '.join(_VERSIONS)}")
+    if not isinstance(kind, str) or kind not in schema.SPECS:
+        raise InvalidDocument(f"{place}: kind {kind!r} is not supported by the local runner: {', '.join(schema.SPECS)}")
+    meta = tree.get("metadata") or {}
+    beta = version == "tekton.dev/v1beta1"
+    name = (meta.get("name") or meta.get("generateName") or "") if isinstance(meta, dict) else ""
+    where = Where(f'{kind} "{name}"', beta=beta)
+    checks.fields(
+        {
+            "apiVersion": checks.text,
+            "kind": checks.text,
+            "metadata": schema.METADATA,
+            "spec": schema.SPECS[kind],
+            "status": checks.anything,
+        },
+        required=("metadata", "spec"),
+    )(tree, where)
+    if not meta.get("name") and meta.get("generateName"):
+        name = _generated(meta["generateName"])
+    if _NAME.fullmatch(name) is None:
+        raise Where(f'{kind} "{name}"', "metadata.name", beta).error(
+            f"is {name!r}: expected lower case letters, digits, '-' and '.'"
+        )
+    where = Where(f'{kind} "{name}"', beta=beta)
+    namespace = meta.get("namespace") or "default"
+    if _NAMESPACE.fullmatch(namespace) is None:
+        raise where.field("metadata.namespace").error(f"is {namespace!r}: expected lower case letters, digits and '-'")
+    return _Document(kind, name, namespace, meta.get("annotations") or {}, tree, where)
+
+
+def _add(loaded: Documents, document: _Document) -> None:
+    spec, where = document.tree["spec"], document.where.field("spec")
+    same: Collection[str]
+    if document.kind == "Task":
+        same = loaded.tasks
+    elif document.kind == "Pipeline":
+        same = loaded.pipelines
+    else:
+        same = [run.name for run in loaded.runs]
+    if document.name in same:
+        raise document.where.error("appears more than once in the file")
+    if document.kind == "Task":
+        task = Task(document.name, TaskSpec.of(spec), document.annotations)
+        check_task(task.spec, where, propagated=None)
+        loaded.tasks[document.name] = task
+    elif document.kind == "Pipeline":
+        pipeline = Pipeline.of(document.name, spec, document.annotations)
+        check_pipeline(pipeline, where, run_params=())
+        loaded.pipelines[document.name] = pipeline
+    else:
+        given = [name for name, _ in params_of(spec.get("params"))]
+        check_run_timeouts(spec, where)
+        if spec.get("taskSpec") is not None:
+            check_task(TaskSpec.of(spec["taskSpec"]), where.field("taskSpec"), propagated=given)
+        if spec.get("pipelineSpec") is not None:
+            pipeline = Pipeline.of(document.name, spec["pipelineSpec"], {})
+            check_pipeline(pipeline, where.field("pipelineSpec"), run_params=given)
+        loaded.runs.append(document)
+
+
+def _bindings(spec: Mapping[str, Any]) -> tuple[WorkspaceBinding, ...]:
+    return tuple(WorkspaceBinding.of(item) for item in spec.get("workspaces") or ())
+
+
+def _made_bindings(declared: Sequence[WorkspaceDeclaration]) -> tuple[WorkspaceBinding, ...]:
+    """A made run gives each workspace that is needed a directory that all its tasks share."""
+    return tuple(WorkspaceBinding(item.name, f"workspace-{item.name}") for item in declared if not item.optional)
+
+
+def _generated(prefix: str) -> str:
+    return prefix[:58] + "".join(secrets.choice(_SUFFIX) for _ in range(5))

@@ -1,0 +1,3 @@
+module resultsfs/cluster/pause
+
+go 1.24.0

@@ -1,0 +1,173 @@
+"""resultsfs installed on the cluster by its chart, with a claim on the node's disk as its store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from tests.cluster.images import recipes
+from tests.cluster.kube import DEPLOYMENT, NAMESPACE, POD, Kind, Kube, Manifest, condition_is
+from tests.cluster.machine.lifecycle import Cluster
+from tests.cluster.machine.settings import DISK
+from tests.support.chart import CHART, ROOT
+from tests.support.waiting import eventually
+
+SYSTEM = "resultsfs"
+LABEL = "resultsfs.test/enabled"
+"""Namespaces with this label get volumes: the tests of stock Tekton go on beside."""
+HANDWRITTEN = "resultsfs.dev/allow-handwritten-volumes"
+STATE = f"{DISK}/resultsfs"
+STORE = f"{DISK}/resultsfs-store"
+READY = condition_is("Ready", "True")
+AVAILABLE = condition_is("Available", "True")
+
+DAEMONSET = Kind("apps/v1", "DaemonSet")
+CSI_NODE = Kind("storage.k8s.io/v1", "CSINode")
+VOLUME = Kind("v1", "PersistentVolume")
+_DEADLINE = 300.0
+
+
+class Installation:
+    """The chart's release `resultsfs`, and the node as the host sees it."""
+
+    def __init__(self, cluster: Cluster, kube: Kube) -> None:
+        self._cluster, self.kube = cluster, kube
+        self._image = recipes.project().reference  # as it was loaded: sources may be edited while tests run
+
+    def install(self, **values: Any) -> None:
+        """helm install or upgrade, and wait until everything serves."""
+        self._prepare()
+        text = yaml.safe_dump({**self._values(), **values})
+        self.helm("upgrade", "--install", "resultsfs", str(CHART), "--namespace", SYSTEM, "--values=-", stdin=text)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until all pods of the release serve, and the kubelet knows the driver."""
+        for name in ("resultsfs-holder", "resultsfs-node"):
+            self.kube.wait(DAEMONSET, name, _rolled_out, SYSTEM, deadline=_DEADLINE, what="to be on every node")
+        self.kube.wait(DEPLOYMENT, "resultsfs-controller", AVAILABLE, SYSTEM, deadline=_DEADLINE, what="a replica")
+        eventually(lambda: "csi.resultsfs.dev" in self.drivers(), _DEADLINE)
+
+    def uninstall(self) -> None:
+        """As docs/operations.md says; the store's content goes too."""
+        self.kube.delete(Kind("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"), "resultsfs")
+        self.helm("uninstall", "resultsfs", "--namespace", SYSTEM, "--ignore-not-found")
+        self.kube.delete(NAMESPACE, SYSTEM)
+        self.kube.wait_gone(NAMESPACE, SYSTEM, deadline=_DEADLINE)
+        self.kube.delete(VOLUME, "resultsfs-store")
+        self.node("rm", "-rf", STATE, STORE, "/var/lib/kubelet/plugins/csi.resultsfs.dev")
+
+    def helm(self, *arguments: str, stdin: str | None = None) -> str:
+        """What helm prints. Raises AssertionError with what it complains of."""
+        command = [str(ROOT / "scripts" / "helm"), *arguments]
+        environment = {**os.environ, "KUBECONFIG": str(self._cluster.places.kubeconfig)}
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=600, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def node(self, *command: str) -> str:
+        """What a command prints that runs on the node."""
+        return self._cluster.node.run(command)
+
+    def mounts(self) -> list[str]:
+        """Lines of the node's mount table about our volumes."""
+        table = self.node("cat", "/proc/self/mountinfo").splitlines()
+        return [line for line in table if " /var/lib/kubelet/" in line and "fuse.resultsfs" in line]
+
+    def volumes(self) -> list[str]:
+        """Volumes that have a directory on the node."""
+        return self.node("sh", "-c", f"ls {STATE}/volumes").split()
+
+    def drivers(self) -> set[str]:
+        """The CSI drivers that the kubelet knows."""
+        found = self.kube.list(CSI_NODE)
+        return {driver["name"] for node in found for driver in node["spec"].get("drivers") or []}
+
+    def replace(self, component: str) -> None:
+        """Delete a component's pods, and wait until their successors serve."""
+        old = self.pods(component)
+        for pod in old:
+            self.kube.delete(POD, pod["metadata"]["name"], SYSTEM)
+        for pod in old:
+            self.kube.wait_gone(POD, pod["metadata"]["name"], SYSTEM)
+        eventually(lambda: any(READY(pod) for pod in self.pods(component)), _DEADLINE)
+        self.settle()
+
+    def pods(self, component: str) -> list[Manifest]:
+        """A component's pods."""
+        return self.kube.list(POD, SYSTEM, label_selector=f"app.kubernetes.io/component={component}")
+
+    def _prepare(self) -> None:
+        security = {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "warn")}
+        size = {"storage": "10Gi"}
+        modes = ["ReadWriteMany"]
+        self.kube.apply(
+            [
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": security}},
+                {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolume",
+                    "metadata": {"name": "resultsfs-store"},
+                    "spec": {
+                        "capacity": size,
+                        "accessModes": modes,
+                        "storageClassName": "",
+                        "hostPath": {"path": STORE, "type": "DirectoryOrCreate"},
+                        "claimRef": {"namespace": SYSTEM, "name": "store"},
+                    },
+                },
+                {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolumeClaim",
+                    "metadata": {"name": "store", "namespace": SYSTEM},
+                    "spec": {
+                        "accessModes": modes,
+                        "storageClassName": "",
+                        "volumeName": "resultsfs-store",
+                        "resources": {"requests": size},
+                    },
+                },
+            ]
+        )
+
+    def _values(self) -> dict[str, Any]:
+        repository, _, tag = self._image.rpartition(":")
+        return {
+            "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+            "node": {
+                "registrar": {"image": recipes.sidecar("registrar").reference},
+                "livenessProbe": {"image": recipes.sidecar("livenessprobe").reference},
+            },
+            "stateDirectory": STATE,
+            "store": {"pvc": {"claimName": "store"}},
+            "admission": {"namespaceSelector": {"matchLabels": {LABEL: "true"}}},
+        }
+
+
+@contextmanager
+def installed(cluster: Cluster, kube: Kube) -> Iterator[Installation]:
+    """Installed, and taken away again with all that it left."""
+    found = Installation(cluster, kube)
+    try:
+        found.install()
+        yield found
+    finally:
+        found.uninstall()
+
+
+def _rolled_out(daemonset: Manifest) -> bool:
+    status: dict[str, int] = daemonset.get("status", {})
+    wanted = status.get("desiredNumberScheduled", 0)
+    on_delete: bool = daemonset["spec"]["updateStrategy"]["type"] == "OnDelete"
+    generation: int = daemonset["metadata"]["generation"]
+    return (
+        wanted > 0
+        and status.get("observedGeneration") == generation
+        and status.get("numberReady") == wanted
+        and (on_delete or status.get("updatedNumberScheduled") == wanted)
+    )

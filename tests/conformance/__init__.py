@@ -1,0 +1,1 @@
+"""Tekton's own programs on the mount."""
