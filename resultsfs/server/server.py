@@ -249,12 +249,12 @@ class Server:
             if self._volumes.get(volume_id) is not served:
                 return
             del self._volumes[volume_id]
-        log.info("volume %s is served no more", volume_id)
 
         def end() -> None:
             if service is not None:
                 service.close()
             self._provider.ended(volume_id)
+            log.info("volume %s is served no more", volume_id)
 
         self._opening.submit(end)
         if not self._link.up:
