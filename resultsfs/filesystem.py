@@ -147,7 +147,6 @@ class ResultsFilesystem(Attributes, Names, Opening):
         node = self._file(fh).node
         self.exceeds(node.inode, error)
         node.exceeded = error
-        self.exceeds(node.inode, error)
         if not isinstance(error, ResultTooLarge | VolumeFull):  # which have been reported
             self._volume.report("WriteLost", None, f"what a step had written could not be kept: {error.strerror}")
 
