@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test lint format test-conformance cluster-up cluster-down cluster-status test-cluster bench bench-csi bench-cluster bench-controller docs manifests proto example-kubeflow clean
+.PHONY: help install demo test lint format test-conformance cluster-up cluster-down cluster-status test-cluster test-e2e bench bench-csi bench-cluster bench-controller docs manifests proto example-kubeflow clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
@@ -44,7 +44,10 @@ test-conformance: $(VENV)/.installed-test ## the slow tests: whole suites, minut
 	$(PYTEST) -n auto --dist loadfile -m "slow and not cluster"
 
 test-cluster: $(VENV)/.installed-test ## the tests on a real cluster, which is started if it is not up; SUITE="stock results": only those; QUICK=1: without 1 GiB
-	$(PYTEST) -n 0 -m "cluster$(if $(QUICK), and not slow)" $(if $(SUITE),$(SUITE:%=tests/cluster/test_%.py),tests/cluster)
+	$(PYTEST) -n 0 -m "cluster$(if $(QUICK), and not slow)" $(if $(SUITE),$(SUITE:%=tests/cluster/test_%.py),tests/cluster --ignore tests/cluster/e2e)
+
+test-e2e: $(VENV)/.installed-test ## the whole mission on a real cluster: installed as the README says, broken, operated; SUITE= and QUICK= as above
+	$(PYTEST) -n 0 -m "cluster$(if $(QUICK), and not slow)" $(if $(SUITE),$(SUITE:%=tests/cluster/e2e/test_%.py),tests/cluster/e2e)
 
 bench-controller: $(VENV)/.installed-test ## measure what admission adds, on a real API server
 	$(BIN)/python -m benchmarks.admission
