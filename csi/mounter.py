@@ -145,6 +145,8 @@ class Mounter:
 
     def _applied(self, settings: Settings) -> None:
         self._provider.common = settings
+        for cache in self.server.shared.caches():
+            cache.bound(settings.cache_size_limit)
         self.metrics.reloads.labels("applied").inc()
         self._disk.look()
 

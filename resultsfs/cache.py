@@ -120,6 +120,15 @@ class Cache:
                     self._drop(entry)
         return freed
 
+    def bound(self, limit_bytes: int) -> None:
+        """Have another limit from now on."""
+        with self._lock:
+            self._limit = limit_bytes
+            for entry in list(self._entries.values()):
+                if entry.size > limit_bytes and entry.verified and not entry.readers:
+                    self._drop(entry)
+            self._make_room()
+
     @property
     def used_bytes(self) -> int:
         """Bytes of all content that is here or on its way, but for what is larger than the limit."""

@@ -19,8 +19,8 @@ from resultsfs.units import format_size
 class Disk(Protocol):
     """Where the sizes of all volumes' files are counted, in bytes."""
 
-    def check(self, growth: int) -> None:
-        """Raise NodeDiskFull when files must not grow by so much."""
+    def check(self, growth: int, *, written: bool = False) -> None:
+        """Raise NodeDiskFull when files must not grow by so much, or not have grown: `written`, past this process."""
         ...
 
     def spare(self, count: int) -> None:
@@ -39,7 +39,7 @@ class Disk(Protocol):
 class Unbounded:
     """A disk that nobody watches: it bounds itself."""
 
-    def check(self, growth: int) -> None:
+    def check(self, growth: int, *, written: bool = False) -> None:
         """Nothing is refused."""
 
     def spare(self, count: int) -> None:
@@ -96,8 +96,8 @@ class NodeDisk:
         with self._lock:
             self._look(0)
 
-    def check(self, growth: int) -> None:
-        """Raise NodeDiskFull, which says by which setting, when files must not grow by so much."""
+    def check(self, growth: int, *, written: bool = False) -> None:
+        """Raise NodeDiskFull, which says by which setting, when files must not grow by so much, or not have grown."""
         with self._lock:
             limit = self._settings().node_spool_limit
             if limit and self._used + growth > limit:
@@ -105,15 +105,18 @@ class NodeDisk:
                     f"{format_size(self._used + growth)} of files of all volumes of this node would exceed "
                     f"node-spool-limit ({format_size(limit)})"
                 )
-            self._spare(growth)
+            if written:
+                self._look(0)
+                self._left += growth  # as it was before: what is measured has the growth in it
+            self._spare(growth, looked=written)
 
     def spare(self, count: int) -> None:
         """Raise NodeDiskFull when there is no room to keep so much of what is in the store."""
         with self._lock:
             self._spare(count)
 
-    def _spare(self, count: int) -> None:
-        if count > self._left:
+    def _spare(self, count: int, *, looked: bool = False) -> None:
+        if count > self._left and not looked:
             self._look(count)
         if count > self._left:
             raise NodeDiskFull(

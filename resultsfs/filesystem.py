@@ -172,7 +172,7 @@ class ResultsFilesystem(Attributes, Names, Opening):
             if node.seen != seen:
                 node.seen, size = seen, found.st_size
                 try:
-                    self._reserve(node, size, "a file was cut off")
+                    self._reserve(node, size, written=True)
                 except OSError as error:
                     node.exceeded = error
                     self.exceeds(node.inode, error)
@@ -310,10 +310,11 @@ class ResultsFilesystem(Attributes, Names, Opening):
             finally:
                 self._nodes.changed(node, os.fstat(descriptor).st_size)
 
-    def _reserve(self, node: Node, end: int, what: str = "a write was refused") -> None:
+    def _reserve(self, node: Node, end: int, *, written: bool = False) -> None:
         try:
-            self._nodes.reserve(node, end)
+            self._nodes.reserve(node, end, written=written)
         except (ResultTooLarge, VolumeFull) as error:
+            what = "a file was cut off" if written else "a write was refused"
             self._volume.report(type(error).__name__, None, f"{what}: {error}")
             raise
 

@@ -118,8 +118,9 @@ class Nodes:
             self._disk.counted(-self._total)
             self._disk = Unbounded()
 
-    def reserve(self, node: Node, end: int) -> None:
-        """Make room for a write or truncation up to `end` bytes. Raises ResultTooLarge, VolumeFull, NodeDiskFull."""
+    def reserve(self, node: Node, end: int, *, written: bool = False) -> None:
+        """Make room for a write or truncation up to `end` bytes; `written`: for one that is on the disk already. Raises
+        ResultTooLarge, VolumeFull, NodeDiskFull."""
         with self._lock:
             growth = end - node.size
             if growth <= 0:
@@ -134,7 +135,7 @@ class Nodes:
                     f"{format_size(self._total + growth)} of files would exceed volume-size-limit "
                     f"({format_size(self._settings.volume_size_limit)})"
                 )
-            self._disk.check(growth)
+            self._disk.check(growth, written=written)
             node.size = end
             self._grew(growth)
 

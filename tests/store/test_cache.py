@@ -237,6 +237,21 @@ def test_larger_than_the_limit(store: Store, made: Make, tmp_path: Path) -> None
     assert cache.used_bytes == 500
 
 
+def test_another_limit(store: Store, made: Make, tmp_path: Path) -> None:
+    """A limit that becomes smaller counts at once: what was used longest ago goes, and what is larger than all of it."""
+    cache = made(store, 2000)
+    small, large = put(store, content(300, 1)), put(store, content(900, 2))
+    other = put(store, content(300, 3))
+    for key in (small, large, other):
+        read_all(cache, key)
+    with cache.open(large) as handle:
+        cache.bound(500)
+        assert sorted(files(tmp_path / "cache").values()) == [300, 900]
+        assert handle.read(900, 0) == content(900, 2)
+    assert list(files(tmp_path / "cache").values()) == [300]
+    assert read_all(cache, other) == content(300, 3)
+
+
 def test_a_limit_of_nothing(store: Store, made: Make, tmp_path: Path) -> None:
     """With a limit of 0 everything is served and nothing kept."""
     cache = made(store, 0)
