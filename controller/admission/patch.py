@@ -17,6 +17,11 @@ def replace(value: Any, *parts: str | int) -> Tree:
     return {"op": "replace", "path": pointer(*parts), "value": value}
 
 
+def add(value: Any, *parts: str | int) -> Tree:
+    """The operation that puts a value where there is none, or in place of the one there is."""
+    return {"op": "add", "path": pointer(*parts), "value": value}
+
+
 def annotate(tree: Tree, name: str, text: str | None) -> list[Tree]:
     """What sets one annotation, or removes it where `text` is None; nothing where that changes nothing."""
     metadata = tree.get("metadata")

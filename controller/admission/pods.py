@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from controller.admission.features import FeatureFlags
 from controller.admission.lineage import Lineage, Lineages, claimed
 from controller.admission.names import DRIVER, VOLUME
-from controller.admission.patch import replace
-from controller.admission.podspec import Declared, declared, results_volume
+from controller.admission.patch import add, replace
+from controller.admission.podspec import Declared, declared, results_mounts, results_volume
 from controller.admission.policy import Policies
 from controller.admission.review import ADMITTED, Answer, Request, invalid
 from controller.kube.client import Kube
@@ -19,6 +19,9 @@ from resultsfs.knobs import Knobs
 from resultsfs.reference import PREFIX
 from resultsfs.settings import Settings
 from resultsfs.variables import strings
+
+PROPAGATION = "HostToContainer"
+"""How containers mount the volume: a mount that the node driver puts over a dead one reaches them."""
 
 Count = Callable[[str], None]
 """Told what became of a pod: `injected`, `observed`, `off`, `forged`, `no-results`, `foreign`."""
@@ -60,7 +63,12 @@ class PodAdmission:
         index, before = volume
         after = self._volume(self.lineages.of(namespace, task_run), found, settings)
         self.count("injected")
-        return ADMITTED if after == before else Answer(operations=[replace(after, "spec", "volumes", index)])
+        operations = [] if after == before else [replace(after, "spec", "volumes", index)]
+        operations += [
+            add(PROPAGATION, "spec", *place[:2], "volumeMounts", place[2], "mountPropagation")
+            for place in results_mounts(pod)
+        ]
+        return Answer(operations=operations) if operations else ADMITTED
 
     def _left(self, outcome: str) -> Answer:
         self.count(outcome)

@@ -54,6 +54,23 @@ def results_volume(pod: Tree) -> tuple[int, Tree] | None:
     return None
 
 
+def results_mounts(pod: Tree) -> Iterator[tuple[str, int, int]]:
+    """Where containers mount the results' volume and say nothing of propagation: list of containers, indexes of the
+    container and of its mount.
+
+    Left out are mounts that Kubernetes would refuse propagation for: those that are recursively read-only (core/v1
+    VolumeMount).
+    """
+    spec = pod.get("spec") or {}
+    for kind in ("initContainers", "containers"):
+        for number, container in enumerate(spec.get(kind) or []):
+            for index, mount in enumerate(container.get("volumeMounts") or []):
+                if mount.get("name") != VOLUME or mount.get("mountPropagation"):
+                    continue
+                if mount.get("recursiveReadOnly", "Disabled") == "Disabled":
+                    yield kind, number, index
+
+
 def is_ours(volume: Tree) -> bool:
     """Whether a volume is the node driver's."""
     return (volume.get("csi") or {}).get("driver") == DRIVER

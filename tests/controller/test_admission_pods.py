@@ -99,8 +99,19 @@ def knobs(made: Tree) -> Knobs:
     return Knobs.from_mapping(csi["volumeAttributes"])
 
 
+def propagation(made: Tree) -> dict[str, str | None]:
+    """How the containers that mount the results do so, by their names."""
+    return {
+        container["name"]: mount.get("mountPropagation")
+        for container in [*made["spec"]["initContainers"], *made["spec"]["containers"]]
+        for mount in container.get("volumeMounts", [])
+        if mount["name"] == "tekton-internal-results"
+    }
+
+
 def test_only_the_volume_changes(serving_replica: Serving, kube: Kube, namespace: str) -> None:
-    """The emptyDir becomes the driver's volume with the pod's own knobs; everything else is as without us."""
+    """The emptyDir becomes the driver's volume with the pod's own knobs, mounted so that a mount over a dead one is
+    seen; everything else is as without us."""
     run = task_run(kube, namespace, "single", annotations={"resultsfs.dev/result-size-threshold": "1KiB"})
     made = kube.create(PODS, namespace, pod(run))
     found = knobs(made)
@@ -113,7 +124,12 @@ def test_only_the_volume_changes(serving_replica: Serving, kube: Kube, namespace
     del other["metadata"]["labels"]  # then the webhook is not asked
     plain = kube.create(PODS, namespace, other)
     assert volume(plain)["emptyDir"] == {}
+    assert propagation(made) == {"step-one": "HostToContainer", "step-two": "HostToContainer"}
+    assert propagation(plain) == {"step-one": None, "step-two": None}
     for tree in (made, plain):
+        for container in tree["spec"]["containers"]:
+            for mount in container.get("volumeMounts", []):
+                mount.pop("mountPropagation", None)
         tree["spec"]["volumes"] = [one for one in tree["spec"]["volumes"] if "internal-results" not in one["name"]]
     assert made["spec"] == plain["spec"]
 
@@ -130,6 +146,34 @@ def test_containers_that_others_add_are_counted(serving_replica: Serving, kube: 
     found = knobs(kube.create(PODS, namespace, tree))
     assert (found.containers, found.taskrun, found.results) == (5, "again", ("a", "b"))
     assert str(found.run_uid) == run["metadata"]["uid"]
+
+
+def test_every_mount_of_the_results_propagates(serving_replica: Serving, kube: Kube, namespace: str) -> None:
+    """Init containers and sidecars too; a mount that says something of propagation, or may not, is left as it is."""
+    run = task_run(kube, namespace, "mounts")
+    tree = pod(run)
+
+    def mounting(name: str, **more: Any) -> Tree:
+        mount = {"name": "tekton-internal-results", "mountPath": "/tekton/results", **more}
+        other = {"name": "tekton-internal-home", "mountPath": "/home"}
+        return {"name": name, "image": "busybox", "volumeMounts": [other, mount]}
+
+    tree["spec"]["initContainers"] = [mounting("init"), {**mounting("native"), "restartPolicy": "Always"}]
+    tree["spec"]["containers"] += [
+        mounting("sidecar", readOnly=True),
+        mounting("said", mountPropagation="None"),
+        mounting("strict", readOnly=True, recursiveReadOnly="Enabled"),
+    ]
+    made = kube.create(PODS, namespace, tree)
+    propagates = dict.fromkeys(("init", "native", "step-one", "step-two", "sidecar"), "HostToContainer")
+    assert propagation(made) == {**propagates, "said": "None", "strict": None}
+    homes = [
+        mount
+        for container in [*made["spec"]["initContainers"], *made["spec"]["containers"]]
+        for mount in container.get("volumeMounts", [])
+        if mount["name"] == "tekton-internal-home"
+    ]
+    assert [mount for mount in homes if "mountPropagation" in mount] == []
 
 
 def test_forged_owners_get_nothing(serving_replica: Serving, kube: Kube, namespace: str) -> None:
