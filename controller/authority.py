@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -65,9 +66,18 @@ def renewal(pair: Pair) -> datetime.datetime:
 
 
 def signed_by(pair: Pair, bundle: bytes) -> bool:
-    """Whether an authority in the bundle signed the pair."""
-    issuer = x509.load_pem_x509_certificate(pair.certificate).issuer
-    return any(certificate.subject == issuer for certificate in x509.load_pem_x509_certificates(bundle))
+    """Whether an authority in the bundle signed the pair, or a certificate between that the pair brings along."""
+    chain = x509.load_pem_x509_certificates(pair.certificate)
+    authorities = x509.load_pem_x509_certificates(bundle)
+    return any(_signed(certificate, authority) for certificate in chain for authority in authorities)
+
+
+def _signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):  # another's name, another kind of key, another key
+        return False
+    return True
 
 
 def still_valid(bundle: bytes) -> bytes:

@@ -21,7 +21,7 @@ from controller.admission.policy import Policies
 from controller.admission.review import Answer, Request
 from controller.admission.runs import RunAdmission
 from controller.api.routes import Api, no_route
-from controller.configuration import RELOAD, Configuration, Stores, hasty
+from controller.configuration import RELOAD, Configuration, Stores, hasty, impatient
 from controller.garbage.collector import Collector
 from controller.garbage.leader import Leader
 from controller.identity import LOOK, Identity, Place
@@ -29,6 +29,7 @@ from controller.kube.client import Kube
 from controller.kube.endpoint import Endpoint
 from controller.metrics import Metrics
 from controller.server import DRAIN, Servers, listen
+from controller.storing import Looking
 from controller.webhooks import Webhook, Webhooks
 from resultsfs.errors import ResultsError
 
@@ -58,6 +59,7 @@ class Replica:
         self._kube = Kube(endpoint)
         self._identity = Identity(self._kube, options.place)
         self._stores = Stores(self._configuration, hasty)
+        self._probed = Stores(self._configuration, impatient)
         identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         leader = Leader(self._kube, options.place.namespace, LEASE, identity)
         self._collector = Collector(self._kube, self._stores, self._configuration, self._metrics, leader)
@@ -68,11 +70,12 @@ class Replica:
             asyncio.run(self._run())
         finally:
             self._stores.close()
+            self._probed.close()
             self._kube.close()
 
     async def _run(self) -> None:
         self._stores()  # a store that cannot be is told before anything listens
-        servers = Servers(self._metrics, self._problem, self._options.drain)
+        servers = Servers(self._metrics, self._problem, Looking(self._probed), self._options.drain)
         with listen(self._options.listen) as https, listen(self._options.metrics) as http:
             _log.info("listening on %s and %s", https.getsockname(), http.getsockname())
             self._collector.start()

@@ -15,9 +15,10 @@ import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from controller.kube.resources import Tree
 from controller.metrics import Metrics
 
 DRAIN = 5.0
@@ -41,11 +42,14 @@ class _Server(uvicorn.Server):
 
 
 class Servers:
-    """Serves until `stop` was called or SIGTERM came."""
+    """Serves until `stop` was called or SIGTERM came. `store` says whether the store answers, and may take seconds."""
 
-    def __init__(self, metrics: Metrics, ready: Callable[[], str], drain: float = DRAIN) -> None:
+    def __init__(
+        self, metrics: Metrics, ready: Callable[[], str], store: Callable[[], Tree], drain: float = DRAIN
+    ) -> None:
         self._metrics = metrics
         self._ready = ready
+        self._store = store
         self._drain = drain
         self._stopping = asyncio.Event()
 
@@ -97,8 +101,16 @@ class Servers:
         async def metrics(request: Request) -> Response:
             return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+        async def store(request: Request) -> Response:
+            return JSONResponse(await asyncio.to_thread(self._store))
+
         return Starlette(
-            routes=[Route("/healthz", healthy), Route("/readyz", ready), Route("/metrics", metrics)],
+            routes=[
+                Route("/healthz", healthy),
+                Route("/readyz", ready),
+                Route("/metrics", metrics),
+                Route("/store", store),
+            ],
         )
 
 
