@@ -36,7 +36,7 @@ CHAINS_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings. `docs/settings.md` is generated from these fields: unit, default, range, meaning."""
+    """All settings. `scripts/settings_doc.py` makes `docs/settings.md` of these fields: unit, default, range, meaning."""
 
     result_size_threshold: int = setting(
         SIZE,
@@ -280,7 +280,8 @@ def key_of(spec: dataclasses.Field[Any]) -> str:
 _FIELDS: dict[str, dataclasses.Field[Any]] = {key_of(spec): spec for spec in dataclasses.fields(Settings)}
 
 
-def _allowed(spec: dataclasses.Field[Any]) -> str:
+def allowed(spec: dataclasses.Field[Any]) -> str:
+    """What values a field may have, in words; empty where any is fine."""
     meta = spec.metadata
     if meta["choices"] is not None:
         return "one of " + ", ".join(repr(choice) for choice in meta["choices"])
@@ -300,7 +301,7 @@ def _check(spec: dataclasses.Field[Any], value: Any) -> None:
         or (meta["choices"] is not None and value not in meta["choices"])
     )
     if bad:
-        raise InvalidSetting(f"{key_of(spec)} is {meta['kind'].format(value)!r}: expected {_allowed(spec)}")
+        raise InvalidSetting(f"{key_of(spec)} is {meta['kind'].format(value)!r}: expected {allowed(spec)}")
 
 
 def _parse(key: str, spec: dataclasses.Field[Any], text: str) -> Any:
@@ -381,21 +382,3 @@ def to_mapping(settings: Settings) -> dict[str, str]:
             kind = spec.metadata["kind"]
             result[key] = str(value) if kind is SIZE else kind.format(value)
     return result
-
-
-def as_markdown() -> str:
-    """The table of `docs/settings.md`."""
-    lines = ["| setting | unit | default | allowed | annotation | meaning |", "|---|---|---|---|---|---|"]
-    for key, spec in _FIELDS.items():
-        kind = spec.metadata["kind"]
-        default = kind.format(spec.default)
-        cells = (
-            f"`{key}`",
-            kind.unit,
-            f"`{default}`" if default else "empty",
-            _allowed(spec) or "any",
-            f"`{ANNOTATION_PREFIX}{key}`" if spec.metadata["narrowable"] else "",
-            spec.metadata["doc"],
-        )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)

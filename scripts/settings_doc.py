@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
-from resultsfs.settings import as_markdown
+from resultsfs.settings import ANNOTATION_PREFIX, Settings, allowed, key_of
 
 PATH = Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """\
@@ -26,7 +27,20 @@ come from where AWS tools find them (environment, shared files, web identity, in
 
 def text() -> str:
     """The page as it should be."""
-    return HEAD + as_markdown() + "\n"
+    lines = ["| setting | unit | default | allowed | annotation | meaning |", "|---|---|---|---|---|---|"]
+    for spec in dataclasses.fields(Settings):
+        key, kind = key_of(spec), spec.metadata["kind"]
+        default = kind.format(spec.default)
+        cells = (
+            f"`{key}`",
+            kind.unit,
+            f"`{default}`" if default else "empty",
+            allowed(spec) or "any",
+            f"`{ANNOTATION_PREFIX}{key}`" if spec.metadata["narrowable"] else "",
+            spec.metadata["doc"],
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return HEAD + "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str]) -> int:
