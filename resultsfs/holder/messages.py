@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from resultsfs.errors import InvalidMessage
 
@@ -20,11 +20,19 @@ MOST = 160 << 10
 _VOLUME_ID = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,127}")
 
 
+M = TypeVar("M", bound="Message")
+_TYPES: dict[str, type[Message]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Base of all messages."""
+    """Base of all messages. `name` is the type in a packet: the class's own, in small letters and with dashes."""
 
     name: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub("(?<!^)[A-Z]", r"-\g<0>", cls.__name__).lower()
+        _TYPES[cls.name] = cls
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,6 @@ class Volume(Message):
     server's own), who its collectors are (executables, or the children of one process; 0: none), who may see it.
     """
 
-    name: ClassVar[str] = "volume"
     volume_id: str
     mountpoint: str
     spool: str
@@ -62,7 +69,6 @@ class Mount(Message):
     mount, whose descriptor is lost for good.
     """
 
-    name: ClassVar[str] = "mount"
     volume: Volume
     timeout: float = 60.0
     over: bool = False
@@ -72,7 +78,6 @@ class Mount(Message):
 class Mounted(Message):
     """The mount answers."""
 
-    name: ClassVar[str] = "mounted"
     volume_id: str
 
 
@@ -82,7 +87,6 @@ class Unmount(Message):
     others have mounted over it.
     """
 
-    name: ClassVar[str] = "unmount"
     volume_id: str = ""
     mountpoint: str = ""
     foreign: bool = False
@@ -92,15 +96,12 @@ class Unmount(Message):
 class Unmounted(Message):
     """Nothing of ours is mounted there any more; `count` mounts were taken off."""
 
-    name: ClassVar[str] = "unmounted"
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class List(Message):
     """Ask for one `listed` a volume, then `end`."""
-
-    name: ClassVar[str] = "list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,6 @@ class Listed(Message):
     not here: a server may still have it) or `dead` (aborted). `server` is the pid of who serves it, 0: nobody.
     """
 
-    name: ClassVar[str] = "listed"
     volume_id: str
     mountpoint: str
     spool: str
@@ -121,7 +121,6 @@ class Listed(Message):
 class End(Message):
     """The end of several answers: how many there were."""
 
-    name: ClassVar[str] = "end"
     count: int
 
 
@@ -129,7 +128,6 @@ class End(Message):
 class Failed(Message):
     """What was asked for failed: a sentence, and an errno."""
 
-    name: ClassVar[str] = "failed"
     error: str
     errno: int
 
@@ -145,7 +143,6 @@ class Hold(Message):
     of the connection by which it is served, 0: nobody; then a lost descriptor is missing.
     """
 
-    name: ClassVar[str] = "hold"
     volume: Volume
     initialised: bool
     given: bool = True
@@ -156,8 +153,6 @@ class Hold(Message):
 class Attach(Message):
     """From here on send me volumes to serve. The first that attached gets them; when it goes, the next."""
 
-    name: ClassVar[str] = "attach"
-
 
 @dataclass(frozen=True, slots=True)
 class Serve(Message):
@@ -165,7 +160,6 @@ class Serve(Message):
     `may_back`: the holder has the right to register backing files.
     """
 
-    name: ClassVar[str] = "serve"
     volume: Volume
     take_over: bool
     may_back: bool
@@ -175,7 +169,6 @@ class Serve(Message):
 class Ready(Message):
     """INIT has been answered: the mount answers."""
 
-    name: ClassVar[str] = "ready"
     volume_id: str
 
 
@@ -183,7 +176,6 @@ class Ready(Message):
 class Ended(Message):
     """The kernel has closed the connection: the mount was taken off, or aborted."""
 
-    name: ClassVar[str] = "ended"
     volume_id: str
 
 
@@ -191,7 +183,6 @@ class Ended(Message):
 class Refused(Message):
     """A server cannot serve this volume."""
 
-    name: ClassVar[str] = "refused"
     volume_id: str
     error: str
     errno: int
@@ -201,7 +192,6 @@ class Refused(Message):
 class Drop(Message):
     """Stop serving this volume: it is gone."""
 
-    name: ClassVar[str] = "drop"
     volume_id: str
 
 
@@ -212,7 +202,6 @@ class Drop(Message):
 class BackingOpen(Message):
     """Register the open file that comes along for passthrough."""
 
-    name: ClassVar[str] = "backing-open"
     volume_id: str
 
 
@@ -220,7 +209,6 @@ class BackingOpen(Message):
 class Backed(Message):
     """A file's backing id."""
 
-    name: ClassVar[str] = "backed"
     backing_id: int
 
 
@@ -228,7 +216,6 @@ class Backed(Message):
 class BackingClose(Message):
     """Let go of a backing id. Not answered."""
 
-    name: ClassVar[str] = "backing-close"
     volume_id: str
     backing_id: int
 
@@ -240,14 +227,11 @@ class BackingClose(Message):
 class HandOver(Message):
     """Give me everything: a `passed` for each socket, a `hold` for each volume, then `end`."""
 
-    name: ClassVar[str] = "hand-over"
-
 
 @dataclass(frozen=True, slots=True)
 class Passed(Message):
     """A socket comes along: `listener`, `server` (`number` stands for it in `hold`) or `client`."""
 
-    name: ClassVar[str] = "passed"
     kind: str
     number: int
 
@@ -256,31 +240,18 @@ class Passed(Message):
 class Taken(Message):
     """I have everything: end."""
 
-    name: ClassVar[str] = "taken"
-
-
-_TYPES: dict[str, type[Message]] = {
-    kind.name: kind
-    for kind in (
-        *(Mount, Mounted, Unmount, Unmounted, List, Listed, End, Failed),
-        *(Hold, Attach, Serve, Ready, Ended, Refused, Drop),
-        *(BackingOpen, Backed, BackingClose),
-        *(HandOver, Passed, Taken),
-    )
-}
-
 
 def encode(message: Message) -> bytes:
     """The packet. Raises InvalidMessage for one that is too large."""
-    packet = json.dumps({"v": VERSION, "type": message.name, **_plain(message)}, separators=(",", ":")).encode()
+    values = {"v": VERSION, "type": message.name, **_plain(message)}
+    packet = json.dumps(values, separators=(",", ":"), default=_plain).encode()
     if len(packet) > MOST:
         raise InvalidMessage(f"{message.name}: {len(packet)} bytes, and a message has at most {MOST}")
     return packet
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    values = {spec.name: getattr(message, spec.name) for spec in fields(message)}
-    return {key: _plain(value) if isinstance(value, Message) else value for key, value in values.items()}
+    return {spec.name: getattr(message, spec.name) for spec in fields(message)}
 
 
 def decode(packet: bytes) -> Message:
@@ -297,23 +268,21 @@ def decode(packet: bytes) -> Message:
     kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
         raise InvalidMessage(f"a message of type {name!r}: known are {', '.join(sorted(_TYPES))}")
-    return read(kind, values)
+    return _read(kind, values)
 
 
-def read(kind: type[Message], values: dict[str, Any]) -> Message:
+def _read(kind: type[M], values: dict[str, Any]) -> M:
     """A message of this type from its fields. Raises InvalidMessage for unknown, missing and bad ones."""
-    known = {spec.name: spec for spec in fields(kind)}
-    for key in values:
-        if key not in known:
-            raise InvalidMessage(f"{kind.name}: unknown field {key!r}; known are {', '.join(known)}")
-    converted: dict[str, Any] = {}
+    types = {spec.name: str(spec.type) for spec in fields(kind)}
     for key, value in values.items():
+        if key not in types:
+            raise InvalidMessage(f"{kind.name}: unknown field {key!r}; known are {', '.join(types)}")
         try:
-            converted[key] = _CONVERT[str(known[key].type)](value)
+            values[key] = _CONVERT[types[key]](value)
         except TypeError:
-            raise InvalidMessage(f"{kind.name}: {key} is {value!r}: expected {known[key].type}") from None
+            raise InvalidMessage(f"{kind.name}: {key} is {value!r}: expected {types[key]}") from None
     try:
-        return kind(**converted)
+        return kind(**values)
     except TypeError as error:
         raise InvalidMessage(f"{kind.name}: {str(error).partition('__init__() ')[2]}") from None
 
@@ -339,17 +308,11 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_exactly(str), value))
 
 
-def _volume(value: Any) -> Volume:
-    volume = read(Volume, _exactly(dict)(value))
-    assert isinstance(volume, Volume)
-    return volume
-
-
 _CONVERT: dict[str, Callable[[Any], Any]] = {
     "str": _exactly(str),
     "int": _exactly(int),
     "bool": _exactly(bool),
     "float": _number,
     "tuple[str, ...]": _texts,
-    "Volume": _volume,
+    "Volume": lambda value: _read(Volume, _exactly(dict)(value)),
 }
