@@ -289,13 +289,18 @@ class Holder(Connections):
     def _backing_open(self, channel: Channel, message: BackingOpen, descriptor: int | None) -> None:
         if descriptor is None:
             raise InvalidMessage("backing-open: no descriptor came along")
-        self.answer(channel, Backed(self._backing(message.volume_id).open(descriptor)))
+        backing = self._backing(message.volume_id)
+        number = backing.open(descriptor)
+        self.answer(channel, Backed(number))
+        if channel.closed:  # nobody knows of it
+            backing.close(number)
 
     def _backing_close(self, channel: Channel, message: BackingClose, _: int | None) -> None:
         try:
             self._backing(message.volume_id).close(message.backing_id)
         except OSError as error:
-            log.warning("backing id %d of volume %s: %s", message.backing_id, message.volume_id, error.strerror)
+            if error.errno != errno.ENOENT:  # it is gone already
+                log.warning("backing id %d of volume %s: %s", message.backing_id, message.volume_id, error.strerror)
 
     def _hand_over(self, channel: Channel, message: HandOver, _: int | None) -> None:
         if self.hand_over is None:

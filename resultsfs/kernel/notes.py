@@ -28,15 +28,13 @@ _LIMITS: dict[str, type[ResultsError]] = {kind.__name__: kind for kind in (Resul
 
 @dataclass(slots=True)
 class Negotiated:
-    """What INIT, the request `unique`, agreed upon. `passthrough` is None until that is decided, which is after the answer;
-    `left`: no request was in hand at the end."""
+    """What INIT, the request `unique`, agreed upon. `passthrough` is None until that is decided, which is after the answer."""
 
     unique: int
     minor: int
     readahead: int
     flags: int
     passthrough: bool | None = None
-    left: bool = False
 
     def save(self, directory: Path) -> None:
         """Keep it. Raises OSError."""

@@ -51,16 +51,21 @@ def reason_against(backing: Backing, directory: str, settings: Settings) -> str 
 def refusal(backing: Backing, directory: str) -> str | None:
     """Why the kernel, asked for passthrough, does not do it; None when it does."""
     try:
-        probe = _probe(directory)
-    except OSError as error:
-        return f"no file for a trial: {error.strerror}"
-    try:
-        backing.close(backing.open(probe))
+        trial(backing, directory)
     except OSError as error:
         return f"the kernel refuses it: {error.strerror}"
+    return None
+
+
+def trial(backing: Backing, directory: str) -> int:
+    """Register a file without a name, and let go of it; its id. Raises OSError."""
+    probe = _probe(directory)
+    try:
+        number = backing.open(probe)
+        backing.close(number)
     finally:
         os.close(probe)
-    return None
+    return number
 
 
 def _probe(directory: str) -> int:

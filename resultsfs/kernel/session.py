@@ -14,8 +14,9 @@ from resultsfs.collector import is_dying
 from resultsfs.errors import TakeOverRefused
 from resultsfs.kernel import passthrough, reply, writeback
 from resultsfs.kernel.files import MAX_IO, FileRequests
+from resultsfs.kernel.handlers import handlers
+from resultsfs.kernel.inhand import InHand, left_in_hand
 from resultsfs.kernel.layout import Buffer, Malformed
-from resultsfs.kernel.nodes import Handler
 from resultsfs.kernel.notes import Negotiated
 from resultsfs.kernel.protocol import INIT_IN, INTERRUPT_IN, MAJOR, MINOR_MAX, MINOR_MIN, InitFlag, Opcode
 from resultsfs.kernel.request import Later, Request, Wait, parse, serving
@@ -112,6 +113,9 @@ class Session:
         self._agreed = Negotiated(0, 0, 0, 0)
         self._write_back: WriteBack | None = None
         self._against: str | None = "the kernel does not offer it"
+        self._in_hand: InHand | None = None
+        self.serve_one: Callable[[], bool] = self._serve_one
+        """Read and serve one request; False when there is none. Sets `closed` when the mount is gone."""
         self.closed = False
         self.before_close: Callable[[], None] = lambda: None
         """For who watches the descriptor: others may have the same open file, which then goes on to be watched."""
@@ -124,11 +128,12 @@ class Session:
         if agreed is None:  # the predecessor was gone before INIT was answered
             self._send(reply.resend())
             return
-        if not agreed.flags & InitFlag.HAS_RESEND and not agreed.left:
+        if not agreed.flags & InitFlag.HAS_RESEND and left_in_hand(spool.session):
             raise TakeOverRefused(
                 "the server of this mount died, and this kernel (before Linux 6.9) cannot ask again for what it had in hand"
             )
         self._agreed = agreed
+        self._note_what_is_in_hand()
         if agreed.passthrough is None:  # INIT may not have been answered
             answer = self._init_answer()
             self._send(reply.header(agreed.unique, len(answer)), answer)
@@ -139,8 +144,6 @@ class Session:
         last = work.last_answer()
         if last is not None:
             self._send(reply.header(last[0], len(last[1])), last[1])
-        agreed.left = False
-        agreed.save(spool.session)
         if agreed.flags & InitFlag.HAS_RESEND:
             self._send(reply.resend())
         log.info("taken over, with %d open files", len(work))
@@ -151,16 +154,20 @@ class Session:
 
         False where the kernel cannot ask again and something waits: it is served on; to be called again later.
         """
-        if not self._agreed.flags & InitFlag.HAS_RESEND:
-            if self._pending:
-                return False
-            self._agreed.left = True
-            self._agreed.save(self.requests.filesystem.volume.spool.session)
+        if self._pending and not self._agreed.flags & InitFlag.HAS_RESEND:
+            return False
         self.close()
         return True
 
-    def serve_one(self) -> bool:
-        """Read and serve one request; False when there is none. Sets `closed` when the mount is gone."""
+    def _serve_one_noted(self) -> bool:
+        """`serve_one` where the kernel cannot ask again."""
+        assert self._in_hand is not None
+        self._in_hand.note(busy=True)
+        served = self._serve_one()
+        self._in_hand.note(busy=bool(self._pending))
+        return served
+
+    def _serve_one(self) -> bool:
         try:
             count = os.readv(self.descriptor, [self.buffer])
         except OSError as error:
@@ -225,12 +232,16 @@ class Session:
         self._workers[later.wait].submit(work)
 
     def _finish(self, pending: _Pending, later: Later, outcome: Any, code: int) -> None:
-        request = pending.request
         if pending.answered or self.closed:
             if code == 0 and later.undo is not None:
                 later.undo(outcome)
             return
-        self._pending.pop(request.unique, None)
+        self._answer_late(pending.request, later, outcome, code)
+        self._pending.pop(pending.request.unique, None)
+        if self._in_hand is not None:
+            self._in_hand.note(busy=bool(self._pending))
+
+    def _answer_late(self, request: Request, later: Later, outcome: Any, code: int) -> None:
         serving(request.caller)
         answer: Buffer = b""
         if code == 0:
@@ -272,6 +283,7 @@ class Session:
         readahead = min(asked.max_readahead, MAX_IO)
         self._agreed = Negotiated(request.unique, min(asked.minor, MINOR_MAX), readahead, taken)
         self._agreed.save(self.requests.filesystem.volume.spool.session)
+        self._note_what_is_in_hand()
         return self._init_answer()
 
     def _init_answer(self) -> bytes:
@@ -311,6 +323,12 @@ class Session:
         self.requests.held_back = flags & _HELD_BACK if flags & InitFlag.WRITEBACK_CACHE else 0
         self._ready()
 
+    def _note_what_is_in_hand(self) -> None:
+        """From now on, where the kernel cannot ask for it again. Raises OSError."""
+        if not self._agreed.flags & InitFlag.HAS_RESEND:
+            self._in_hand = InHand(self.requests.filesystem.volume.spool.session)
+            self.serve_one = self._serve_one_noted
+
     def _pass_through(self) -> None:
         self.requests.passthrough = self._backing
         self.requests.cut = lambda nodeid: self._send(reply.invalid_attributes(nodeid))
@@ -335,6 +353,8 @@ class Session:
             os.close(self.descriptor)
             if self._write_back is not None:
                 self._write_back.close()
+            if self._in_hand is not None:
+                self._in_hand.close()
             for workers in self._workers.values():
                 workers.close(0)
             self.requests.close()
@@ -348,48 +368,3 @@ def _code(request: Request, error: Exception) -> int:
         return errno.EINVAL
     log.error("request %d failed unexpectedly", request.opcode, exc_info=error)
     return errno.EIO
-
-
-def handlers(requests: FileRequests) -> dict[int, Handler]:
-    """The requests that are served, by opcode; all others get ENOSYS, upon which the kernel does without.
-
-    ACCESS, STATX and TMPFILE are among those: the kernel checks
-    permissions itself, and a file without a name could be lost.
-    """
-    return {
-        Opcode.LOOKUP: requests.lookup,
-        Opcode.FORGET: requests.forget,
-        Opcode.BATCH_FORGET: requests.batch_forget,
-        Opcode.GETATTR: requests.getattr,
-        Opcode.SETATTR: requests.setattr,
-        Opcode.READLINK: requests.readlink,
-        Opcode.SYMLINK: requests.symlink,
-        Opcode.MKNOD: requests.mknod,
-        Opcode.MKDIR: requests.mkdir,
-        Opcode.UNLINK: requests.unlink,
-        Opcode.RMDIR: requests.rmdir,
-        Opcode.RENAME: requests.rename,
-        Opcode.RENAME2: requests.rename2,
-        Opcode.LINK: requests.link,
-        Opcode.OPEN: requests.open,
-        Opcode.CREATE: requests.create,
-        Opcode.READ: requests.read,
-        Opcode.WRITE: requests.write,
-        Opcode.STATFS: requests.statfs,
-        Opcode.RELEASE: requests.release,
-        Opcode.FLUSH: requests.flush,
-        Opcode.FSYNC: requests.fsync,
-        Opcode.SETXATTR: requests.setxattr,
-        Opcode.GETXATTR: requests.getxattr,
-        Opcode.LISTXATTR: requests.listxattr,
-        Opcode.REMOVEXATTR: requests.removexattr,
-        Opcode.OPENDIR: requests.opendir,
-        Opcode.READDIR: requests.readdir,
-        Opcode.READDIRPLUS: requests.readdirplus,
-        Opcode.RELEASEDIR: requests.releasedir,
-        Opcode.FSYNCDIR: requests.fsyncdir,
-        Opcode.FALLOCATE: requests.fallocate,
-        Opcode.LSEEK: requests.lseek,
-        Opcode.COPY_FILE_RANGE: requests.copy_file_range,
-        Opcode.DESTROY: lambda _: b"",
-    }

@@ -11,13 +11,17 @@ import logging
 import os
 
 from resultsfs import frozen
+from resultsfs.backing import Backing
 from resultsfs.collector import Collector, is_dying
 from resultsfs.kernel import reply
 from resultsfs.kernel.files import FileRequests
 from resultsfs.kernel.notes import Notes
+from resultsfs.kernel.passthrough import trial
 from resultsfs.kernel.slots import Kind, Slot, Slots
 
 log = logging.getLogger(__name__)
+
+_LOST = 16  # backing ids at most that nobody noted: one for each server in a row that was killed while taking over
 
 
 def begin(requests: FileRequests) -> None:
@@ -48,17 +52,26 @@ class TakeOver:
         self._restore_hidden()
         for slot in self._slots.found:
             self._restore(slot)
-        closing = self._slots.closing
-        if (
-            closing
-            and requests.passthrough is not None
-            and all(slot.backing_id != closing for slot in self._slots.found)
-        ):
+        if requests.passthrough is not None:
+            self._let_go_of_files(requests.passthrough)
+
+    def _let_go_of_files(self, backing: Backing) -> None:
+        """Backing ids that no handle has: one that was about to be let go of, and those that were not noted yet.
+
+        The kernel counts ids up, so what a server opened last before it was killed is next to what is opened now.
+        """
+        try:
+            latest = trial(backing, str(self._spool.directory / "copies"))
+        except OSError as error:
+            log.warning("files may stay registered until the mount ends: %s", error.strerror)
+            latest = 0
+        kept = {0, *(slot.backing_id for slot in self._slots.found)}
+        for number in {self._slots.closing, *range(max(1, latest - _LOST), latest)} - kept:
             try:
-                requests.passthrough.close(closing)
+                backing.close(number)
             except OSError as error:
                 if error.errno != errno.ENOENT:  # the predecessor has done so
-                    log.warning("backing file %d is not let go of: %s", closing, error.strerror)
+                    log.warning("backing file %d is not let go of: %s", number, error.strerror)
 
     def __len__(self) -> int:
         return len(self._slots.found)

@@ -6,6 +6,7 @@ import errno
 import logging
 import threading
 import time
+from collections import deque
 
 from resultsfs.errors import HolderGone, InvalidMessage
 from resultsfs.holder.channel import Channel, connect
@@ -25,7 +26,7 @@ class BackingLink:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._not_before = 0.0
-        self._unclosed: list[BackingClose] = []
+        self._unclosed: deque[BackingClose] = deque()
 
     def of(self, volume_id: str, *, permitted: bool) -> AskedBacking:
         """The backing files of one volume; `permitted` as the holder said."""
@@ -38,17 +39,17 @@ class BackingLink:
             self._not_before = time.monotonic() + _PAUSE
             channel = connect(self._path, _PATIENCE)
             self._channel = channel
-            unclosed, self._unclosed = self._unclosed, []
-            for message in unclosed:
-                self._tell(channel, message)
         return self._channel
 
-    def _tell(self, channel: Channel, message: BackingClose) -> None:
+    def _tell(self) -> None:
+        """Let go of what is to be let go of, as far as there is a holder."""
         try:
-            channel.send(message)
+            channel = self._connected()
+            while self._unclosed:
+                channel.send(self._unclosed[0])
+                self._unclosed.popleft()
         except HolderGone:
-            self._unclosed.append(message)
-            raise
+            self._lost()
 
     def _lost(self, pause: float = _PAUSE) -> None:
         if self._channel is not None:
@@ -74,18 +75,16 @@ class BackingLink:
 
     def close_backing(self, volume_id: str, backing_id: int) -> None:
         """Let go of a backing id, as soon as there is a holder."""
-        message = BackingClose(volume_id, backing_id)
         with self._lock:
-            try:
-                channel = self._connected()
-            except HolderGone:
-                self._lost()
-                self._unclosed.append(message)
-                return
-            try:
-                self._tell(channel, message)
-            except HolderGone:
-                self._lost()
+            self._unclosed.append(BackingClose(volume_id, backing_id))
+            self._tell()
+
+    def connected(self) -> None:
+        """There is a holder: tell it at once what nobody could be told."""
+        with self._lock:
+            if self._unclosed:
+                self._not_before = 0.0
+                self._tell()
 
     def close(self) -> None:
         """End the connection. Idempotent."""

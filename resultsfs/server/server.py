@@ -143,6 +143,7 @@ class Server:
             return [Kept(one.volume, os.dup(one.descriptor), one.ready) for one in served]
 
     def _connected(self) -> None:
+        self._backing.connected()
         with self._lock:
             ready = [served.volume.volume_id for served in self._volumes.values() if served.ready]
         for volume_id in ready:  # what became so while there was nobody to tell

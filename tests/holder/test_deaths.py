@@ -17,7 +17,9 @@ import pytest
 
 from resultsfs.holder.channel import connect
 from resultsfs.holder.messages import HandOver, Mount, Mounted, Unmount, Unmounted
+from tests.support.backing import let_go
 from tests.support.holder import DEADLINE, Process, Stage, nobody_listens
+from tests.support.takeover import handles
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(os.geteuid() != 0, reason="mounts directly, which takes root")]
@@ -291,13 +293,40 @@ def test_a_holder_that_stands_still_stalls_nobody(both: Stage) -> None:
     assert both.states() == {"v": "served"}
 
 
+def test_no_file_stays_registered(both: Stage) -> None:
+    """What a server has asked a holder to register for passthrough, and was killed before it heard, is let go of."""
+    holder, server = both.processes
+    point = both.mount()
+    if "passthrough: yes" not in server.log():
+        pytest.skip("no passthrough here: " + server.log())
+    (point / "f").write_bytes(b"content")
+    holder.signal(signal.SIGSTOP)
+    with subprocess.Popen(["cat", point / "f"], stdout=subprocess.PIPE) as reader:
+        try:
+            stack = Path(f"/proc/{server.pid}/stack")
+            # it waits for the holder's answer; or it has given that up, after a second
+            eventually(lambda: "sys_poll" in stack.read_text() or reader.poll() is not None)
+            server.kill()
+            holder.signal(signal.SIGCONT)
+            both.server(ready="takes over volume v")
+            assert reader.communicate(timeout=DEADLINE)[0] == b"content"
+        finally:
+            holder.signal(signal.SIGCONT)
+            reader.kill()
+    eventually(lambda: handles(both.directory / "v.spool") == 0)
+    os.statvfs(point)  # the server is done with the last release
+    assert let_go(holder.pid) == 0
+
+
 def test_what_cannot_be_taken_over_is_dead(both: Stage) -> None:
     """Where the kernel could not be asked again (before 6.9), clients get an error instead of waiting for ever."""
     point = both.mount()
     (point / "report").write_text("kept")
     both.processes[1].kill()
-    agreed = both.directory / "v.spool" / "session" / "session.json"
+    session = both.directory / "v.spool" / "session"
+    agreed = session / "session.json"
     agreed.write_text(json.dumps({**json.loads(agreed.read_text()), "flags": 0}))
+    (session / "in-hand").write_text("1")  # as a server says it that is killed while it serves a request
     script = "import os, sys\ntry: os.stat(sys.argv[1])\nexcept OSError as error: sys.exit(error.errno)"
     with subprocess.Popen([sys.executable, "-c", script, point / "waits"]) as waiting:
         try:

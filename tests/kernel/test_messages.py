@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from resultsfs.collector import nobody
 from resultsfs.kernel.files import MAX_IO, FileRequests
+from resultsfs.kernel.handlers import handlers
 from resultsfs.kernel.layout import names
 from resultsfs.kernel.protocol import (
     BATCH_FORGET_IN,
@@ -47,7 +48,7 @@ from resultsfs.kernel.protocol import (
 )
 from resultsfs.kernel.request import caller
 from resultsfs.kernel.serve import Service
-from resultsfs.kernel.session import Session, handlers
+from resultsfs.kernel.session import Session
 from resultsfs.settings import Settings
 from tests.support.mount import record
 

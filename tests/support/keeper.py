@@ -5,8 +5,9 @@ open on the mount. It reads one command a line and answers each with one line: `
 start), `end` (SIGTERM, likewise), `died` (wait until the server has killed itself), `refuse` (close the descriptor).
 Servers are forked off it, their modules loaded, so that many can follow one another.
 
-A server kills itself where a file `die` in the directory says so: `<opcode> before` or `<opcode> after`, each of a
-request: not carried out yet, or carried out and not answered.
+A server kills itself where a file `die` in the directory says so, `<opcode> <when>`, of a request: `before` it is
+carried out, `after` that and before it is answered, or `backed`: when the kernel has just been given a file to pass
+through to.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from resultsfs import mountpoint, settings
+from resultsfs.backing import Passthrough
 from resultsfs.collector import ByExecutable
 from resultsfs.errors import ResultsError
 from resultsfs.kernel.files import FileRequests
@@ -109,17 +111,32 @@ class Mortal(Session):
     def take(self, message: memoryview) -> None:
         """Serve one message, or die."""
         self._now = int.from_bytes(message[4:8], sys.byteorder)
-        self._perish("before")
+        self.perish("before")
         super().take(message)
 
     def _send(self, *parts: Buffer) -> None:
-        self._perish("after")
+        self.perish("after")
         super()._send(*parts)
 
-    def _perish(self, when: str) -> None:
+    def perish(self, when: str) -> None:
+        """Die here, if that is what is due."""
         if self.die.exists() and self.die.read_text() == f"{self._now} {when}":
             self.die.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MortalFiles(Passthrough):
+    """Files to pass through to, whose process may be killed when it has given the kernel one."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self.perish: Callable[[str], None] = lambda when: None
+
+    def open(self, file: int) -> int:
+        """Register an open file; its backing id."""
+        number = super().open(file)
+        self.perish("backed")
+        return number
 
 
 def serve(directory: Path, device: int, without: int, *, take_over: bool, writing: int) -> NoReturn:
@@ -158,15 +175,18 @@ def _serve(directory: Path, device: int, without: int, *, take_over: bool, say: 
     record = VolumeRecord.from_json((directory / "record.json").read_text(encoding="utf-8"))
     identify = ByExecutable(str(directory / "tekton/cat"), str(directory / "tekton/python"))
     service = Service(record, directory / "spool", settings.load(directory / "settings.yaml"), identify, caller)
+    files = MortalFiles(device)
     session = Mortal(
         device,
         FileRequests(service.filesystem, identify, record.results),
         loop.post,
         lambda: say("ready"),
+        backing=files,
         mountpoint=str(directory / "mnt"),
         take_over=take_over,
         without=without,
     )
+    files.perish = session.perish
     sessions.append(session)
     loop.add(session)
     loop.run()

@@ -69,8 +69,8 @@ class TakenOver(Mount):
 
     @contextmanager
     def dying(self, opcode: int, when: str) -> Iterator[None]:
-        """What is done within this is cut through: the server dies `before` it carries a request with that opcode out,
-        or `after` that and before it answers; another follows."""
+        """What is done within this is cut through: the server dies at a request with that opcode, `when` as the keeper
+        says it; another follows."""
         (self.directory / "die.partial").write_text(f"{int(opcode)} {when}")
         (self.directory / "die.partial").rename(self.directory / "die")
         follower = threading.Thread(target=self._follow)
@@ -99,10 +99,18 @@ class TakenOver(Mount):
             self.kill()
         self.start()
 
+    @property
+    def keeper(self) -> int:
+        """The process that has the mount's descriptor, whichever server there is."""
+        return self._keeper.pid
+
+    def in_hand(self) -> bool:
+        """Whether the server may have a request in hand, as it notes where the kernel cannot ask again."""
+        return (self.spool / "session" / "in-hand").read_bytes() != b"0"
+
     def handles(self) -> int:
         """How many files another server would open again."""
-        content = (self.spool / "session" / "handles").read_bytes()
-        return sum(content[at : at + 8] != bytes(8) for at in range(128, len(content), 64))
+        return handles(self.spool)
 
     def close(self) -> None:
         """End all, and take the mount off."""
@@ -117,6 +125,12 @@ class TakenOver(Mount):
             assert self._keeper.stdout is not None
             self._keeper.stdout.close()
         self._detach()
+
+
+def handles(spool: Path) -> int:
+    """How many files the next server of a spool's mount would open again."""
+    content = (spool / "session" / "handles").read_bytes()
+    return sum(content[at : at + 8] != bytes(8) for at in range(128, len(content), 64))
 
 
 @contextmanager
