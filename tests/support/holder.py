@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -41,10 +41,12 @@ DEADLINE = 60.0
 class Process:
     """A process of the stage, with a log of its own."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self._log = log
         with open(log, "wb") as file:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, **(environment or {})}
+            )
         self.pid = self._process.pid
 
     def kill(self, number: int = signal.SIGKILL) -> int:
@@ -75,17 +77,21 @@ class Process:
 
 
 class Stage:
-    """Where holders and servers run: `socket` is the holder's, `store` holds what is spilled."""
+    """Where holders and servers run: `socket` is the holder's, `store` holds what is spilled.
+
+    `environment` is what servers have more than the tests.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.environment: dict[str, str] = {}
         self.socket = str(directory / "holder.sock")
         self.settings = directory / "settings.yaml"
         self.settings.write_text(yaml.safe_dump({"store": f"file://{directory}/store"}), encoding="utf-8")
         self.processes: list[Process] = []
 
     def _start(self, *command: str) -> Process:
-        process = Process(command, self.directory / f"{len(self.processes)}.log")
+        process = Process(command, self.directory / f"{len(self.processes)}.log", self.environment)
         self.processes.append(process)
         return process
 
@@ -97,20 +103,26 @@ class Stage:
 
     def server(self, *before: str, ready: str = "attached to the holder") -> Process:
         """Start a server, by the command `before` it, and wait until it is attached."""
-        command = [*before, sys.executable, "-m", "resultsfs.server", "--holder", self.socket]
-        server = self._start(*command, "--settings", str(self.settings))
+        server = self.starting(*before)
         server.says(ready)
         return server
 
+    def starting(self, *before: str) -> Process:
+        """Start a server, and do not wait."""
+        command = [*before, sys.executable, "-m", "resultsfs.server", "--holder", self.socket]
+        return self._start(*command, "--settings", str(self.settings))
+
     # -- a client ---------------------------------------------------------------------------------------------
 
-    def volume(self, name: str = "v", *, settings: str = "", collectors: tuple[str, ...] = ()) -> Volume:
-        """A volume with a mount point of its own."""
+    def volume(
+        self, name: str = "v", *, settings: str = "", collectors: tuple[str, ...] = (), **fields: object
+    ) -> Volume:
+        """A volume with a mount point of its own; `fields` are its record's."""
         point = self.directory / name
         with suppress(FileExistsError):  # it is not looked at: it may be a dead mount
             point.mkdir()
         spool = str(self.directory / f"{name}.spool")
-        return Volume(name, str(point), spool, record(volume_id=name).to_json(), settings, collectors)
+        return Volume(name, str(point), spool, record(volume_id=name, **fields).to_json(), settings, collectors)
 
     def ask(self, question: Message, wanted: type[M]) -> M:
         """Ask the holder; fails on another answer than the wanted one."""
