@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from resultsfs.errors import ResultsError
+
+if TYPE_CHECKING:
+    from csi.api import Access
 
 
 def _started(level: str) -> None:
@@ -38,6 +43,29 @@ _holder = click.option(
     metavar="SOCKET",
     help="The holder's socket.",
 )
+_api = (
+    click.option("--api/--no-api", default=True, help="Ask the Kubernetes API server, and write Events."),
+    click.option("--api-server", default="", metavar="URL", help="Another than the one that Kubernetes tells pods."),
+    click.option("--api-ca", default="", metavar="FILE", help="Certificates by which that one is known."),
+    click.option("--api-token", default="", metavar="FILE", help="A token for that one."),
+)
+
+
+def _asks_api(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_api):
+        command = option(command)
+    return command
+
+
+def _access(*, api: bool, server: str, ca: str, token: str) -> Access | None:
+    """Raises InvalidSetting outside of a pod, where none is named."""
+    from csi.api import Access
+
+    if not api:
+        return None
+    return Access(server, ca, token) if server else Access.in_cluster()
+
+
 _node = click.option("--node-id", required=True, envvar="NODE_NAME", help="The node's name [env: NODE_NAME].")
 
 
@@ -60,16 +88,29 @@ def main() -> None:
     help="The mounter's health, for Probe; empty: not asked.",
 )
 @click.option("--metrics", default=":9810", show_default=True, metavar="[HOST]:PORT", help="/metrics and /healthz.")
+@_asks_api
 @_level
 def driver(
-    endpoint: str, node_id: str, kubelet: str, state: str, holder: str, mounter: str, metrics: str, log_level: str
+    endpoint: str,
+    node_id: str,
+    kubelet: str,
+    state: str,
+    holder: str,
+    mounter: str,
+    metrics: str,
+    api: bool,
+    api_server: str,
+    api_ca: str,
+    api_token: str,
+    log_level: str,
 ) -> None:
     """Answer the kubelet: the CSI services Identity and Node."""
     from csi.driver import DriverOptions, run  # each process loads only its own half
 
     _started(log_level)
     try:
-        run(DriverOptions(endpoint, node_id, kubelet, state, holder, mounter, metrics))
+        access = _access(api=api, server=api_server, ca=api_ca, token=api_token)
+        run(DriverOptions(endpoint, node_id, kubelet, state, holder, mounter, metrics, access))
     except (ResultsError, OSError) as error:
         raise click.ClickException(str(error)) from None
 
@@ -86,10 +127,7 @@ def driver(
     help="The ConfigMap `resultsfs`: mounted as a directory, or as a YAML file.",
 )
 @click.option("--metrics", default=":9811", show_default=True, metavar="[HOST]:PORT", help="/metrics and /healthz.")
-@click.option("--api/--no-api", default=True, help="Ask the Kubernetes API server for types, counts; write Events.")
-@click.option("--api-server", default="", metavar="URL", help="Another than the one that Kubernetes tells pods.")
-@click.option("--api-ca", default="", metavar="FILE", help="Certificates by which that one is known.")
-@click.option("--api-token", default="", metavar="FILE", help="A token for that one.")
+@_asks_api
 @_level
 def mounter(
     node_id: str,
@@ -105,14 +143,11 @@ def mounter(
     log_level: str,
 ) -> None:
     """Serve what the holder holds."""
-    from csi.api import Access
     from csi.mounter import MounterOptions, run
 
     _started(log_level)
     try:
-        access = None
-        if api:
-            access = Access(api_server, api_ca, api_token) if api_server else Access.in_cluster()
+        access = _access(api=api, server=api_server, ca=api_ca, token=api_token)
         run(MounterOptions(node_id, kubelet, state, holder, settings, metrics, access))
     except (ResultsError, OSError) as error:
         raise click.ClickException(str(error)) from None

@@ -1,4 +1,5 @@
-"""Looks after what no request brings in order: volumes of pods that are gone, mounts that nobody answers any more."""
+"""Looks after what no request brings in order: volumes of pods that are gone, mounts that nobody answers any more or
+for now."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from csi.metrics import DriverMetrics
 from csi.node import Node
 from csi.status import Refused
 from csi.targets import Targets
+from csi.unserved import Unserved
 from csi.volumes import Published, Volumes
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,14 @@ class Caretaker:
     """
 
     def __init__(
-        self, node: Node, volumes: Volumes, holding: Holding, paths: Targets, locks: Locks, metrics: DriverMetrics
+        self,
+        node: Node,
+        volumes: Volumes,
+        holding: Holding,
+        paths: Targets,
+        locks: Locks,
+        metrics: DriverMetrics,
+        unserved: Unserved,
     ) -> None:
         self._node = node
         self._volumes = volumes
@@ -45,6 +54,7 @@ class Caretaker:
         self._paths = paths
         self._locks = locks
         self._metrics = metrics
+        self._unserved = unserved
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -74,6 +84,7 @@ class Caretaker:
         """Go round once. Raises ConnectionError, TimeoutError when the holder does not answer."""
         found = list(self._volumes.all())
         self._metrics.volumes.set(len(found))
+        self._unserved.seen([volume.record for volume in found], self._holding.served())
         held = self._holding.held()
         pods_there = self._pods_there()
         dead = 0

@@ -13,6 +13,8 @@ from types import FrameType
 
 import grpc
 
+from csi.alive import Alive
+from csi.api import Access, Api
 from csi.caretaker import Caretaker
 from csi.holder import Holder
 from csi.identity import Identity
@@ -20,11 +22,17 @@ from csi.locks import Locks
 from csi.logs import Answering
 from csi.metrics import DriverMetrics
 from csi.node import Node
+from csi.pods import PodHost
 from csi.proto import csi_pb2_grpc
+from csi.recorder import Recorder
 from csi.targets import Targets
+from csi.unserved import Unserved
 from csi.volumes import Volumes
 from csi.web import Web
 from resultsfs.errors import InvalidSetting, NotSupported
+from resultsfs.events import Event
+from resultsfs.observer import Unobserved
+from resultsfs.record import VolumeRecord
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +44,7 @@ _GRACE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class DriverOptions:
-    """What the driver is started with; see `python -m csi driver --help`."""
+    """What the driver is started with; see `python -m csi driver --help`. `access` None: no Events are written."""
 
     endpoint: str
     node_id: str
@@ -45,6 +53,7 @@ class DriverOptions:
     holder: str
     mounter: str
     metrics: str
+    access: Access | None
 
 
 class Driver:
@@ -62,15 +71,21 @@ class Driver:
         holding = Holder(options.holder, options.mounter)
         paths, locks = Targets(options.kubelet), Locks()
         node = Node(options.node_id, volumes, holding, paths, locks)
-        self._caretaker = Caretaker(node, volumes, holding, paths, locks, self.metrics)
+        self._api = None if options.access is None else Api(options.access)
+        self._recorder = None
+        if self._api is not None:
+            self._recorder = Recorder(self._api, options.node_id, self.metrics.events)
+        unserved = Unserved(options.node_id, self.metrics, self._tell)
+        self._caretaker = Caretaker(node, volumes, holding, paths, locks, self.metrics, unserved)
+        answering = Answering(self.metrics)
         self._server = grpc.server(
             ThreadPoolExecutor(_THREADS, "request"),
-            interceptors=[Answering(self.metrics)],
+            interceptors=[answering],
             options=[("grpc.so_reuseport", 0)],
         )
         csi_pb2_grpc.add_IdentityServicer_to_server(Identity(holding), self._server)
         csi_pb2_grpc.add_NodeServicer_to_server(node, self._server)
-        self._web = Web(options.metrics, self.metrics.registry, lambda: (True, {"driver": "answers"}))
+        self._web = Web(options.metrics, self.metrics.registry, Alive(self._endpoint, answering))
 
     def start(self) -> None:
         """Listen. Raises NotSupported when the socket cannot be had."""
@@ -91,6 +106,11 @@ class Driver:
         self._server.stop(_GRACE).wait(_GRACE)
         self._caretaker.close()
         self._web.close()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def _tell(self, record: VolumeRecord, event: Event) -> None:
+        PodHost(record, self._api, self._recorder, Unobserved()).event(event)
 
 
 def run(options: DriverOptions) -> None:

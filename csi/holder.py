@@ -50,6 +50,17 @@ class Holder:
         """Ids of the volumes whose descriptors the holder has. Raises ConnectionError, TimeoutError."""
         return frozenset(found.volume_id for found in self._list() if found.state in _HELD)
 
+    def served(self) -> frozenset[str]:
+        """Ids of the volumes that a mounter in good health serves. Raises ConnectionError, TimeoutError while the holder
+        is away: the mounter serves on, but nobody knows what."""
+        try:
+            healthy = self._healthy()
+        except ConnectionError:
+            healthy = False
+        if not healthy:
+            return frozenset()
+        return frozenset(found.volume_id for found in self._list() if found.state == "served")
+
     def mount(self, volume: Published, timeout: float, *, over: bool = False) -> None:
         """Mount, and wait until the mount answers. Raises ConnectionError, TimeoutError, MountError."""
         wanted = Volume(volume.record.volume_id, volume.target, volume.directory, volume.record.to_json())
@@ -70,6 +81,10 @@ class Holder:
     def serving(self) -> bool:
         """Whether the holder answers, and the mounter says that it is in order. Raises ConnectionError, TimeoutError."""
         self._list()
+        return self._healthy()
+
+    def _healthy(self) -> bool:
+        """Whether the mounter says that it is in order; True where it is not asked. Raises ConnectionError."""
         if not self._mounter.hostname:
             return True
         connection = http.client.HTTPConnection(self._mounter.hostname, self._mounter.port or 80, timeout=_PATIENCE)

@@ -14,6 +14,10 @@ class Holding(Protocol):
         """Ids of the volumes whose mounts are held, so that they are served now or will be again."""
         ...
 
+    def served(self) -> frozenset[str]:
+        """Ids of the volumes that a server serves now; no error when there is none, only when nobody knows."""
+        ...
+
     def mount(self, volume: Published, timeout: float, *, over: bool = False) -> None:
         """Mount a volume at its target, `over` a dead mount of its own; returns when the mount answers."""
         ...

@@ -54,6 +54,8 @@ class Answering(grpc.ServerInterceptor):
 
     def __init__(self, metrics: DriverMetrics) -> None:
         self._metrics = metrics
+        self.ended = time.monotonic()
+        """When the last request was answered; at first, when this began."""
 
     def intercept_service(
         self,
@@ -83,7 +85,8 @@ class Answering(grpc.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
     def _note(self, method: str, code: grpc.StatusCode, began: float, request: Message, error: str | None) -> None:
-        seconds = time.monotonic() - began
+        self.ended = time.monotonic()
+        seconds = self.ended - began
         self._metrics.requests.labels(method, code.name).observe(seconds)
         level = logging.INFO if error is None else logging.WARNING
         if error is None and method in _QUIET:

@@ -12,6 +12,18 @@ _UPLOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 _OF_THE_STORE = ("ResultSpillFailed", "StoreError", "StoreRefused", "StoreUnavailable")
 
 
+def _events(registry: CollectorRegistry) -> Counter:
+    found = Counter(
+        "resultsfs_events",
+        "Events for pods and TaskRuns by what became of them: sent, limited (by the rate), failed, dropped.",
+        ("outcome",),
+        registry=registry,
+    )
+    for outcome in ("sent", "limited", "failed", "dropped"):
+        found.labels(outcome)
+    return found
+
+
 class DriverMetrics:
     """Of the process that answers the kubelet."""
 
@@ -34,6 +46,11 @@ class DriverMetrics:
             "Mounts of volumes whose descriptor nobody holds any more; a new mount is stacked over each.",
             registry=self.registry,
         )
+        self.not_served = Gauge(
+            "resultsfs_volumes_not_served",
+            "Volumes that are published and that no mounter serves: steps that touch their results wait.",
+            registry=self.registry,
+        )
         self.stacked = Counter(
             "resultsfs_mounts_stacked", "Mounts that were put over a dead one.", registry=self.registry
         )
@@ -42,6 +59,7 @@ class DriverMetrics:
             "Volumes of pods that are gone, which were found and removed.",
             registry=self.registry,
         )
+        self.events = _events(self.registry)
 
 
 class MounterMetrics:
@@ -82,12 +100,7 @@ class MounterMetrics:
             ("cause",),
             registry=registry,
         )
-        self.events = Counter(
-            "resultsfs_events",
-            "Events for pods and TaskRuns by what became of them: sent, limited (by the rate), failed, dropped.",
-            ("outcome",),
-            registry=registry,
-        )
+        self.events = _events(registry)
         self.take_overs = Counter(
             "resultsfs_takeovers", "Mounts that this process took over from a predecessor.", registry=registry
         )
@@ -102,7 +115,6 @@ class MounterMetrics:
             self.result_bytes.labels(form)
         for counter, outcomes in (
             (self.reloads, ("applied", "refused")),
-            (self.events, ("sent", "limited", "failed", "dropped")),
             (self.cache_opens, ("hit", "miss")),
         ):
             for outcome in outcomes:

@@ -184,6 +184,43 @@ def test_failures_are_events_on_pod_and_task_run(cluster: Cluster) -> None:
     cluster.node.start_mounter()
 
 
+def test_a_full_disk_is_told(cluster: Cluster) -> None:
+    """What is refused so that the node's disk does not fill is an Event on pod and TaskRun that names the setting."""
+    cluster.node.write_settings(node_spool_limit="1MiB")
+    cluster.node.mounter.stop()
+    cluster.node.start_mounter()
+    volume = cluster.node.volume()
+    cluster.pod(volume, 2)
+    with pytest.raises(OSError, match="No space left"):
+        (volume.publish() / "large").write_bytes(bytes(2 << 20))
+    eventually(lambda: len(cluster.events("NodeDiskFull")) == 2)
+    assert all("node-spool-limit" in event["message"] for event in cluster.events("NodeDiskFull"))
+    volume.unpublish()
+    cluster.node.write_settings()
+    cluster.node.mounter.stop()
+    cluster.node.start_mounter()
+
+
+def test_results_that_nobody_serves_are_told(cluster: Cluster) -> None:
+    """While no mounter is there the driver tells pod and TaskRun that their results wait; and later that they do not."""
+    volume = cluster.node.volume()
+    cluster.pod(volume, 2)
+    volume.publish()
+    cluster.node.mounter.kill9()
+    try:
+        eventually(lambda: len(cluster.events("ResultsNotServed")) == 2, 120)
+    finally:
+        cluster.node.start_mounter()
+    eventually(lambda: len(cluster.events("ResultsServed")) == 2, 60)
+    away, back = cluster.events("ResultsNotServed"), cluster.events("ResultsServed")
+    for events, kind in ((away, "Warning"), (back, "Normal")):
+        assert {event["involvedObject"]["kind"] for event in events} == {"Pod", "TaskRun"}
+        assert {event["type"] for event in events} == {kind}
+        assert all(event["involvedObject"]["uid"] for event in events)
+    volume.unpublish()
+    volume.gone()
+
+
 def test_the_service_account_has_no_other_rights(cluster: Cluster) -> None:
     """The node's account gets single pods and TaskRuns and writes Events; it lists nothing and reads no Secret."""
     command = Path(f"/proc/{cluster.node.mounter.pid}/cmdline").read_bytes().decode().split("\0")

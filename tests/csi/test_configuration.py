@@ -87,11 +87,13 @@ def test_a_wrong_configuration_is_refused_at_start(tmp_path: Path, text: str, wo
         (["driver", "--node-id", "n", "--kubelet", "/tmp", "--mounter", "ftp://x"], "expected a URL"),
         (["driver", "--node-id", "n", "--kubelet", "/tmp", "--metrics", "x"], "expected [host]:port"),
         (["mounter", "--node-id", "n", "--settings", "/nowhere"], "KUBERNETES_SERVICE_HOST is not set"),
+        (["driver", "--node-id", "n", "--kubelet", "/tmp"], "KUBERNETES_SERVICE_HOST is not set"),
     ],
 )
 def test_wrong_options_are_refused_at_start(tmp_path: Path, arguments: list[str], words: str) -> None:
     """So it is with options."""
-    assert words in refused(*arguments, "--state", str(tmp_path))
+    api = [] if words.startswith("KUBERNETES") else ["--no-api"]
+    assert words in refused(*arguments, "--state", str(tmp_path), *api)
 
 
 def test_the_drivers_socket_replaces_no_file(tmp_path: Path) -> None:
@@ -99,12 +101,13 @@ def test_the_drivers_socket_replaces_no_file(tmp_path: Path) -> None:
     path = tmp_path / "csi.sock"
     path.write_text("somebody's")
     options = ["--node-id", "n", "--kubelet", str(tmp_path), "--state", str(tmp_path), "--metrics", "127.0.0.1:0"]
-    assert "is no socket" in refused("driver", *options, "--endpoint", f"unix://{path}")
+    assert "is no socket" in refused("driver", *options, "--no-api", "--endpoint", f"unix://{path}")
     assert path.read_text() == "somebody's"
 
 
 def test_settings_are_taken_up_while_running(fresh_node: Node) -> None:
-    """New volumes get changed settings, those that are published keep theirs; bad ones are told and change nothing."""
+    """New volumes get changed settings, those that are published keep theirs until another mounter serves them; bad ones
+    are told and change nothing."""
     port = fresh_node.ports()["mounter"]
     before = fresh_node.volume()
     target = before.publish()
@@ -120,6 +123,12 @@ def test_settings_are_taken_up_while_running(fresh_node: Node) -> None:
     last = fresh_node.volume()
     with pytest.raises(OSError, match="No space left"):
         (last.publish() / "report").write_bytes(bytes(2 << 20))
+    fresh_node.write_settings(volume_size_limit="1MiB")
+    fresh_node.mounter.kill9()
+    fresh_node.start_mounter()
+    with pytest.raises(OSError, match="No space left"):
+        (target / "report").write_bytes(bytes(3 << 20))
+    assert (target / "report").stat().st_size <= 2 << 20
     for volume in (before, after, last):
         volume.unpublish()
 

@@ -216,7 +216,8 @@ def take(lines: Iterable[str] | None, said: queue.Queue[str]) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts directly, which takes root")
 def test_killed_at_random_under_load() -> None:
-    """Driver, mounter or both killed again and again while pods come, write, read and go: not one client error."""
+    """Driver, mounter, both or the holder killed again and again while pods come, write, read and go: not one client
+    error, and nothing is left."""
     choose = random.Random(7)
     with running() as node:
         command = [sys.executable, "-m", "tests.support.pods", str(node.root)]
@@ -231,11 +232,15 @@ def test_killed_at_random_under_load() -> None:
                     for _ in range(4):
                         line = said.get(timeout=120)
                         assert not line.startswith("failed"), line
-                    victims = choose.choice(["driver", "mounter", "both"])
-                    if victims != "driver":
+                    victims = choose.choice(["driver", "mounter", "both", "holder"])
+                    if victims == "holder":
+                        node.holder.kill9()
+                        node.start_holder()
+                        node.holder.said("is attached")  # by then the mounter has given it all that it serves
+                    if victims in ("mounter", "both"):
                         node.mounter.kill9()
                         node.start_mounter()
-                    if victims != "mounter":
+                    if victims in ("driver", "both"):
                         node.driver.kill9()
                         node.start_driver()
                 pods.stdin.close()

@@ -88,7 +88,7 @@ def test_the_holder_cannot_speak() -> None:
 
 
 def test_tokens_are_where_they_are_needed() -> None:
-    """Of the node's containers the mounter alone has a token of the API."""
+    """Of the node's containers driver and mounter have a token of the API, and the sidecars have none."""
     node = OBJECTS.pods()["resultsfs-node"]
     assert node["automountServiceAccountToken"] is False
     having = [
@@ -97,7 +97,7 @@ def test_tokens_are_where_they_are_needed() -> None:
         for mount in container["volumeMounts"]
         if mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
     ]
-    assert having == ["mounter"]
+    assert having == ["driver", "mounter"]
 
 
 def test_one_container_is_privileged() -> None:
@@ -143,6 +143,17 @@ def test_replacing_pods_loses_nothing() -> None:
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     budget = OBJECTS.one("PodDisruptionBudget", "resultsfs-controller")["spec"]
     assert budget["selector"]["matchLabels"] == deployment["selector"]["matchLabels"]
+
+
+def test_the_driver_is_not_restarted_for_others() -> None:
+    """Its liveness is its own answer; CSI's Probe, which says whether holder and mounter are there, is its readiness."""
+    driver = OBJECTS.container("resultsfs-node", "driver")
+    ports = {port["name"]: port["containerPort"] for port in driver["ports"]}
+    probe = OBJECTS.container("resultsfs-node", "livenessprobe")
+    assert f"--health-port={ports['healthz']}" in probe["args"]
+    assert f"--metrics=:{ports['driver-metrics']}" in driver["args"]
+    assert driver["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "driver-metrics"}
+    assert driver["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "healthz"}
 
 
 def test_the_csi_driver_object() -> None:

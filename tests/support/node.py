@@ -131,7 +131,12 @@ class Node(Place):
     """`kubelet` is the kubelet's directory, `state` the driver's, `store` where content goes."""
 
     def __init__(
-        self, root: Path, settings: Mapping[str, object], api: list[str], environment: Mapping[str, str]
+        self,
+        root: Path,
+        settings: Mapping[str, object],
+        api: list[str],
+        environment: Mapping[str, str],
+        address: str = "",
     ) -> None:
         super().__init__(root)
         self.store = root / "store"
@@ -154,7 +159,8 @@ class Node(Place):
             str(holder),
         ]
         self.holder = Process("holder", ["resultsfs.holder", "--socket", str(holder)], root / "holder.log", environment)
-        mounter = ["csi", "mounter", *common, "--settings", str(self.settings), "--metrics", "127.0.0.1:0", *api]
+        mounter = ["csi", "mounter", *common, "--settings", str(self.settings), *api]
+        mounter += ["--metrics", address or "127.0.0.1:0"]
         self.mounter = Process("mounter", mounter, root / "mounter.log", environment)
         driver = [
             "csi",
@@ -163,9 +169,10 @@ class Node(Place):
             "--endpoint",
             f"unix://{self.socket}",
             "--mounter",
-            "",
+            f"http://{address}/healthz" if address else "",
             "--metrics",
             "127.0.0.1:0",
+            *api,
         ]
         self.driver = Process("driver", driver, root / "driver.log", environment)
         self.unexpected_log_is_fine = False
@@ -310,15 +317,17 @@ def running(
     environment: Mapping[str, str] | None = None,
     *,
     start: bool = True,
+    address: str = "",
 ) -> Iterator[Node]:
-    """A node, gone afterwards with processes, mounts and directories, also when the test fails.
+    """A node, gone afterwards with processes, mounts and directories, also when the test fails. With an `address`, host
+    and port, the mounter's health is there, and the driver asks for it.
 
     Raises AssertionError if one of its processes has logged what it did not foresee.
     """
     with tempfile.TemporaryDirectory(prefix="resultsfs-node-") as name:
         root = Path(name)
         root.chmod(0o711)
-        node = Node(root, settings or {}, ["--no-api"] if api is None else api, environment or {})
+        node = Node(root, settings or {}, ["--no-api"] if api is None else api, environment or {}, address)
         try:
             if start:
                 node.start()
