@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import email.utils
 import io
 import math
 import socket
@@ -47,8 +48,12 @@ class S3Backend:
     parallel = True
 
     def __init__(self, bucket: str, prefix: str, settings: Settings) -> None:
+        import botocore.loaders
         import s3fs
 
+        # Its descriptions of services, kept as long as the client, take half the memory in plain dicts, which keep
+        # their order too.
+        botocore.loaders.OrderedDict = dict
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._part_size = settings.store_part_size
@@ -200,7 +205,6 @@ class S3Backend:
 
     def abort_stale(self, age: float) -> int:
         """Abort multipart uploads that were begun more than `age` seconds ago; how many."""
-        oldest = datetime.now(UTC) - timedelta(seconds=age)
         markers: dict[str, str] = {}
         count = 0
         while True:
@@ -210,6 +214,7 @@ class S3Backend:
                 if _code(error) == "NoSuchUpload":  # rclone's way to say that there are none
                     return count
                 raise
+            oldest = _clock(page) - timedelta(seconds=age)
             for upload in page.get("Uploads", ()):
                 if upload["Key"].startswith(self._prefix) and upload["Initiated"] <= oldest:
                     self.call(
@@ -304,6 +309,14 @@ def _code(error: BaseException) -> str:
     """The S3 error code behind an error of s3fs; "" without one."""
     response = getattr(error.__cause__, "response", {})
     return str(response.get("Error", {}).get("Code", ""))
+
+
+def _clock(answer: Mapping[str, Any]) -> datetime:
+    """Now by the store's clock, which dates what it holds, and not by this machine's, which may be wrong."""
+    text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    if text is None:
+        return datetime.now(UTC)
+    return email.utils.parsedate_to_datetime(text) + timedelta(seconds=1)  # the header is cut to whole seconds
 
 
 def _encryption(settings: Settings) -> dict[str, str]:
