@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-
 from resultsfs.errors import ResultsError
 
 
@@ -18,25 +16,17 @@ class ApiError(ResultsError):
 class NotFound(ApiError):
     """There is no such object."""
 
-    default_errno = errno.ENOENT
-
 
 class Conflict(ApiError):
     """Somebody else changed or made the object meanwhile."""
-
-    default_errno = errno.EAGAIN
 
 
 class Gone(ApiError):
     """The resource version is too old: list again."""
 
-    default_errno = errno.ESTALE
-
 
 class ApiUnavailable(ApiError):
     """The API server cannot be reached, is overloaded or failed: asking again can help."""
-
-    default_errno = errno.EAGAIN
 
 
 _KINDS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 410: Gone, 429: ApiUnavailable}
