@@ -47,7 +47,7 @@ class Collector:
             threading.Thread(target=self._lead, name="leader"),
             threading.Thread(target=self._collect, name="garbage"),
         ]
-        self._watch = Watch(kube, self._deleted)
+        self._watch = Watch(kube, self._deleted, self._missed)
 
     def start(self) -> None:
         """Begin."""
@@ -68,6 +68,9 @@ class Collector:
 
     def _deleted(self, namespace: str) -> None:
         self._look_at(namespace, time.monotonic() + _GATHER)
+
+    def _missed(self) -> None:
+        self._next_sweep = 0.0
 
     def _look_at(self, namespace: str, moment: float) -> None:
         with self._lock:

@@ -17,7 +17,7 @@ from controller.events import tell
 from controller.garbage.living import Living, Run, look
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
-from controller.kube.resources import NAMESPACES, annotations_of
+from controller.kube.resources import NAMESPACES, Tree, annotations_of
 from controller.metrics import Metrics
 from resultsfs.errors import InvalidSetting
 from resultsfs.settings import Settings
@@ -48,8 +48,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Completed:
+    """`at` by the API server's clock; `claimed` by Tekton's, which orders what completed in the same second."""
+
     verdict: Verdict
     at: datetime
+    claimed: str
     size: int
 
 
@@ -106,7 +109,7 @@ class Sweeper:
             _log.warning("namespace %s: nothing is deleted there: %s", namespace, error)
             yield from (Verdict(namespace, uid, f"namespace {namespace}: {error}") for uid in uids)
             return
-        completed: list[_Completed] = []
+        done: list[_Completed] = []
         for uid in uids:
             run, holder = living.runs.get((namespace, uid)), living.holder(namespace, uid)
             if run is None and holder is None:
@@ -121,8 +124,8 @@ class Sweeper:
                 if isinstance(verdict, Verdict):
                     yield verdict
                 else:
-                    completed.append(verdict)
-        yield from _sized(completed, settings.retention_size)
+                    done.append(verdict)
+        yield from _sized(done, settings.retention_size)
 
     def _orphan(self, namespace: str, uid: UUID, settings: Settings, now: datetime, note: bool) -> Verdict:
         path = gone_path(namespace, uid)
@@ -155,10 +158,10 @@ class Sweeper:
             return Verdict(namespace, uid, f"{run.label} was deleted and made again just now", run=run)
         if annotations_of(tree).get(HOLD) == "true":
             return Verdict(namespace, uid, f"{run.label} is held", run=run)
-        completion = (tree.get("status") or {}).get("completionTime")
-        if completion is None:
+        at = completed(tree)
+        if at is None:
             return Verdict(namespace, uid, f"{run.label} runs", run=run)
-        at = datetime.fromisoformat(completion).astimezone(UTC)
+        claimed = tree["status"]["completionTime"]
         kept = f"{run.label} completed at {_show(at)}"
         verdict = Verdict(namespace, uid, kept, run=run)
         if settings.retention:
@@ -170,8 +173,8 @@ class Sweeper:
             verdict = replace(verdict, wait=_seconds(due, now))
             if not settings.retention_size:
                 return verdict
-            return _Completed(verdict, at, size)
-        return _Completed(verdict, at, self._size(namespace, uid))
+            return _Completed(verdict, at, claimed, size)
+        return _Completed(verdict, at, claimed, self._size(namespace, uid))
 
     def _size(self, namespace: str, uid: UUID) -> int:
         return sum(size for _, size in self._store.contents(namespace, uid))
@@ -211,10 +214,29 @@ def _is_needed(verdict: Verdict, living: Living) -> bool:
     return key in living.taken or (verdict.reason == ORPHAN and (key in living.runs or key in living.kin))
 
 
-def _sized(completed: list[_Completed], limit: int) -> Iterator[Verdict]:
+def completed(run: Tree) -> datetime | None:
+    """When a run completed, by the API server's clock; None while it runs.
+
+    `completionTime` is by the clock of the node that Tekton's controller is on, which may be wrong. When it was written,
+    the API server noted itself; where nobody kept that note, the run cannot have completed before it was created.
+    """
+    completion = (run.get("status") or {}).get("completionTime")
+    if completion is None:
+        return None
+    metadata = run["metadata"]
+    notes = [note for note in metadata.get("managedFields") or [] if note.get("subresource") == "status"]
+    noted = [_moment(note["time"]) for note in notes if note.get("time")]
+    return max(noted) if noted else max(_moment(completion), _moment(metadata["creationTimestamp"]))
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _sized(done: list[_Completed], limit: int) -> Iterator[Verdict]:
     """Verdicts by the bytes of a namespace: what completed longest ago goes until the rest fits."""
-    total = sum(one.size for one in completed)
-    for one in sorted(completed, key=lambda one: one.at):
+    total = sum(one.size for one in done)
+    for one in sorted(done, key=lambda one: (one.at, one.claimed)):
         if limit and total > limit:
             why = (
                 f"{one.verdict.why}; the namespace's completed runs have {format_size(total)}, more than "

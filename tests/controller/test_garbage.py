@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 
 from controller.garbage.leader import DURATION, TRUST, Leader
-from controller.garbage.sweep import AGE, ORPHAN, SIZE, Sweeper, Verdict
+from controller.garbage.sweep import AGE, ORPHAN, SIZE, Sweeper, Verdict, completed
 from controller.kube.client import Kube
 from controller.kube.endpoint import from_kubeconfig
 from controller.kube.errors import ApiError
@@ -57,8 +57,8 @@ def run(kube: Kube, namespace: str, name: str, resource: Resource = PIPELINE_RUN
     return UUID(kube.create(resource, namespace, tree)["metadata"]["uid"])
 
 
-def complete(kube: Kube, namespace: str, name: str, ago: float) -> None:
-    """Let a PipelineRun have completed so many seconds ago."""
+def complete(kube: Kube, namespace: str, name: str, ago: float = 0) -> None:
+    """Let a PipelineRun complete now; a clock that is wrong says that it was so many seconds ago."""
     at = (datetime.now(UTC) - timedelta(seconds=ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
     kube.merge(PIPELINE_RUNS.path(namespace, name, "status"), {"status": {"completionTime": at}})
 
@@ -131,25 +131,58 @@ def test_what_a_living_run_needs_stays(kube: Kube, namespace: str, store: Store,
 
 def test_retention_by_age_and_hold(kube: Kube, namespace: str, store: Store, settings: Settings) -> None:
     """A namespace's retention ends content of completed runs, not of those that run or are held, with an Event."""
-    old, new, going = (run(kube, namespace, name) for name in ("old", "new", "going"))
+    old, going = (run(kube, namespace, name) for name in ("old", "going"))
     held = run(kube, namespace, "held", annotations={"resultsfs.dev/hold": "true"})
-    for uid in (old, new, going, held):
+    for uid in (old, going, held):
         fill(store, namespace, uid)
-    for name, ago in (("old", 7200), ("held", 7200), ("new", 10)):
-        complete(kube, namespace, name, ago)
-    assert sweep(kube, store, settings, namespace) == {old, new, going, held}
-    kube.patch(NAMESPACES, None, namespace, {"metadata": {"annotations": {"resultsfs.dev/retention": "1h"}}})
-    assert verdicts(kube, store, settings, namespace)[old].reason == AGE
-    assert sweep(kube, store, settings, namespace) == {new, going, held}
+    for name in ("old", "held"):
+        complete(kube, namespace, name)
+    assert sweep(kube, store, settings, namespace) == {old, going, held}
+    retain(kube, namespace, "1h")
+    found = verdicts(kube, store, settings, namespace)[old]
+    assert not found.reason and found.wait is not None and 3500 < found.wait <= 3600
+    retain(kube, namespace, "1s")
+    eventually(lambda: verdicts(kube, store, settings, namespace)[old].reason == AGE)
+    assert sweep(kube, store, settings, namespace) == {going, held}
     events = kube.list(EVENTS, namespace).items
     assert [(event["reason"], event["regarding"]["name"]) for event in events] == [("ResultsExpired", "old")]
+
+
+def retain(kube: Kube, namespace: str, age: str) -> None:
+    """Set a namespace's retention."""
+    kube.patch(NAMESPACES, None, namespace, {"metadata": {"annotations": {"resultsfs.dev/retention": age}}})
+
+
+@pytest.mark.parametrize("ago", [7 * 86_400, -7 * 86_400], ids=["behind", "ahead"])
+def test_a_clock_that_is_wrong_ends_no_retention(
+    kube: Kube, namespace: str, store: Store, settings: Settings, ago: int
+) -> None:
+    """A run's completion counts from when the API server was told of it, whatever the clock of Tekton's node said."""
+    skewed = run(kube, namespace, "skewed")
+    fill(store, namespace, skewed)
+    complete(kube, namespace, "skewed", ago)
+    retain(kube, namespace, "1h")
+    found = verdicts(kube, store, settings, namespace)[skewed]
+    assert not found.reason and found.wait is not None and 3500 < found.wait <= 3600
+    retain(kube, namespace, "1s")
+    eventually(lambda: verdicts(kube, store, settings, namespace)[skewed].reason == AGE)
+
+
+def test_completion_without_a_note_is_not_before_creation() -> None:
+    """Where nobody noted when the status was written, the creation is the earliest that can be."""
+    metadata = {"creationTimestamp": "2026-01-02T00:00:00Z"}
+    tree = {"metadata": metadata, "status": {"completionTime": "2026-01-01T00:00:00Z"}}
+    assert completed(tree) == datetime(2026, 1, 2, tzinfo=UTC)
+    tree["status"]["completionTime"] = "2026-01-03T00:00:00Z"
+    assert completed(tree) == datetime(2026, 1, 3, tzinfo=UTC)
+    assert completed({"metadata": metadata, "status": {}}) is None
 
 
 def test_retention_by_size(kube: Kube, namespace: str, store: Store, settings: Settings) -> None:
     """Beyond a namespace's bytes the content of what completed longest ago goes first, and only as much as must."""
     uids = {name: run(kube, namespace, name) for name in ("first", "second", "third", "running")}
     for name, ago in (("first", 300), ("second", 200), ("third", 100)):
-        complete(kube, namespace, name, ago)
+        complete(kube, namespace, name, ago)  # within a second, in which their own clock decides
     for size, uid in enumerate(uids.values(), 1000):
         fill(store, namespace, uid, size)
     limited = dataclasses.replace(settings, retention_size=2500)
@@ -209,6 +242,30 @@ def test_one_leader_at_a_time(kube: Kube, namespace: str) -> None:
     second.release()
     assert first.step() and first() and not second()
     assert kube.get(LEASES, namespace, "lease")["spec"]["leaseTransitions"] == 3
+
+
+def test_a_lease_does_not_depend_on_clocks(kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder whose node's clock is days behind or ahead is left in peace for the whole duration."""
+    now = [0.0]
+    first, second = (Leader(kube, namespace, "lease", name, lambda: now[0]) for name in ("first", "second"))
+    for days in (-3, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr("controller.garbage.leader.datetime", _shifted(timedelta(days=days)))
+            assert first.step() and first()
+        written = kube.get(LEASES, namespace, "lease")["spec"]["renewTime"]
+        assert abs((datetime.fromisoformat(written) - datetime.now(UTC)).days) >= 2
+        assert not second.step()
+        now[0] += DURATION - 1
+        assert not second.step()
+
+
+def _shifted(by: timedelta) -> type[datetime]:
+    class Shifted(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Shifted:
+            return cast("Shifted", datetime.now(tz) + by)
+
+    return Shifted
 
 
 def test_a_replica_collects_what_is_deleted(api: ApiServer, kube: Kube, namespace: str, tmp_path: Path) -> None:
