@@ -66,6 +66,7 @@ class Replica:
 
     def run(self) -> None:
         """Serve until SIGTERM. Raises OSError, InvalidSetting."""
+        memory.share()
         try:
             asyncio.run(self._run())
         finally:
@@ -97,10 +98,15 @@ class Replica:
             count=lambda outcome: self._metrics.pods.labels(outcome).inc(),
         )
 
-        def runs(request: Request) -> Answer:
-            return RunAdmission(policies, self._stores(), put=self._metrics.put_back.inc).answer(request)
+        def answer_pod(request: Request, until: float) -> Answer:
+            with self._kube.until(until):
+                return pods.answer(request)
 
-        webhooks = {"pods": Webhook("pods", pods.answer), "taskruns": Webhook("runs", runs)}
+        def answer_run(request: Request, until: float) -> Answer:
+            with self._kube.until(until):
+                return RunAdmission(policies, self._stores(), until, self._metrics.put_back.inc).answer(request)
+
+        webhooks = {"pods": Webhook("pods", answer_pod, 12), "taskruns": Webhook("runs", answer_run, 16)}
         routes = Webhooks(self._identity, self._metrics, webhooks).routes()
         api = Api(self._kube, self._stores, self._configuration, self._metrics)
         return Starlette(routes=[*routes, *api.routes()], exception_handlers={HTTPException: no_route})

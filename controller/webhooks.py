@@ -13,13 +13,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from controller.admission import review
-from controller.admission.review import Answer, Request
+from controller.admission.review import Answer, Request, unavailable
 from controller.identity import Identity
 from controller.metrics import Metrics
 from resultsfs.errors import InvalidDocument, ResultsError
 
-THREADS = 24
-"""Requests that are worked on at the same time; each waits for the API server or the store most of its time."""
+PATIENCE = 8.0
+"""Seconds from its coming within which a request is answered: the API server waits 10 (the chart's timeoutSeconds)."""
 BODY_LIMIT = 8 << 20
 """Bytes of the largest review: an API server takes objects of 3 MiB at most, and a review repeats little."""
 _log = logging.getLogger(__name__)
@@ -27,10 +27,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """One of them: what it is called in paths and metrics, and what answers."""
+    """One of them: what it is called in paths and metrics, and what answers by a moment of time.monotonic.
+
+    `threads`: requests that are worked on at the same time; each waits for the API server or the store most of its
+    time. They are its own, so that a slow store does not keep pods waiting.
+    """
 
     name: str
-    answer: Callable[[Request], Answer]
+    answer: Callable[[Request, float], Answer]
+    threads: int
 
 
 class Webhooks:
@@ -40,7 +45,7 @@ class Webhooks:
         self._identity = identity
         self._metrics = metrics
         self._webhooks = webhooks
-        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._limiters = {webhook.name: anyio.CapacityLimiter(webhook.threads) for webhook in webhooks.values()}
 
     def routes(self) -> list[Route]:
         """For the application."""
@@ -62,6 +67,7 @@ class Webhooks:
         return response
 
     async def _respond(self, webhook: Webhook, http: HttpRequest) -> Response:
+        until = time.monotonic() + PATIENCE
         body = b""
         async for chunk in http.stream():
             body += chunk
@@ -73,7 +79,9 @@ class Webhooks:
             return Response(f"{error}\n", 400)
         del body
         try:
-            answer = await anyio.to_thread.run_sync(webhook.answer, request, limiter=self._limiter)
+            answer = await anyio.to_thread.run_sync(
+                _answer, webhook, request, until, limiter=self._limiters[webhook.name]
+            )
         except ResultsError as error:
             # By the webhook's failure policy the API server decides what becomes of the object.
             _log.warning("%s %s/%s: no answer: %s", request.kind, request.namespace, request.label, error)
@@ -90,3 +98,9 @@ class Webhooks:
             media_type="application/json",
             headers={"x-admission-code": str(answer.code)},
         )
+
+
+def _answer(webhook: Webhook, request: Request, until: float) -> Answer:
+    if time.monotonic() > until:  # nobody waits for it any more
+        return unavailable(f"the controller had no time for it within {PATIENCE:.0f} s: too much was asked at once")
+    return webhook.answer(request, until)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +33,11 @@ Put = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class RunAdmission:
-    """Answers for TaskRuns, child PipelineRuns and CustomRuns. `patience`: seconds that one answer may take."""
+    """Answers for TaskRuns, child PipelineRuns and CustomRuns. `until`: the moment of time.monotonic to answer by."""
 
     policies: Policies
     store: Store
-    patience: float = 8.0
+    until: float
     put: Put = lambda size: None
 
     def answer(self, request: Request) -> Answer:
@@ -53,7 +52,7 @@ class RunAdmission:
             return Answer(operations=[*_note(request.object, RESOLVED, None), *_note(request.object, REFERENCES, None)])
         metadata = request.object.get("metadata", {})
         label = (metadata.get("labels") or {}).get(PIPELINE_TASK) or request.label
-        content = TimedContent(self.store, request.namespace, time.monotonic() + self.patience)
+        content = TimedContent(self.store, request.namespace, self.until)
         try:
             settings = self._settings(request)
             resolution = resolve(

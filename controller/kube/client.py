@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import email.utils
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +27,16 @@ TIMEOUT = 10.0
 SLACK = 10.0
 """Seconds after which a watch that should have ended has stalled: its connection is dead, or its server."""
 
+# A server, or a network before it, that is gone without a word: known after some 20 s, and not by the next request.
+_KEEP_ALIVE = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2))
+        if hasattr(socket, name)
+    ),
+]
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 # A connection that the server has closed meanwhile is no failure; what was sent on it is sent again only where
@@ -53,11 +67,36 @@ class Kube:
     def __init__(self, endpoint: Endpoint, timeout: float = TIMEOUT) -> None:
         self.endpoint = endpoint
         self._timeout = timeout
-        self._pool = urllib3.PoolManager(maxsize=16, retries=_RETRIES, ssl_context=endpoint.tls)
+        self._local = threading.local()
+        self._pool = urllib3.PoolManager(
+            maxsize=16, retries=_RETRIES, ssl_context=endpoint.tls, socket_options=_KEEP_ALIVE
+        )
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.clear()
+
+    @contextmanager
+    def until(self, moment: float) -> Iterator[None]:
+        """Requests that this thread makes inside fail as ApiUnavailable by that moment of time.monotonic, or soon after.
+
+        The first try of a request gets half of what is left: its connection may be one that died silently.
+        """
+        self._local.until = moment
+        try:
+            yield
+        finally:
+            del self._local.until
+
+    def _limit(self, what: str, limit: float) -> float:
+        """Seconds for one try of a request."""
+        until: float | None = getattr(self._local, "until", None)
+        if until is None:
+            return limit
+        left = until - time.monotonic()
+        if left <= 0:
+            raise ApiUnavailable(f"{what}: the API server did not answer in time")
+        return min(limit, left / 2)
 
     def get(self, resource: Resource, namespace: str | None, name: str, *, timeout: float | None = None) -> Tree:
         """One object as etcd has it now. Raises NotFound."""
@@ -198,7 +237,7 @@ class Kube:
         if body is not None:
             data = json.dumps(body, separators=(",", ":")).encode()
             headers["Content-Type"] = content_type
-        limit = timeout or self._timeout
+        limit = self._limit(f"{method} {path}", timeout or self._timeout)
         try:
             response = self._pool.request(
                 method,
@@ -207,7 +246,7 @@ class Kube:
                 body=data,
                 headers=headers,
                 preload_content=not stream,
-                timeout=urllib3.Timeout(connect=min(limit, 5.0), read=limit),
+                timeout=urllib3.Timeout(connect=min(limit / 2, 5.0), read=limit),
             )
         except HTTPError as error:
             raise ApiUnavailable(f"{method} {path}: {error}") from None

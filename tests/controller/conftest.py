@@ -46,7 +46,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 @pytest.fixture
 def kube(api: ApiServer) -> Iterator[Kube]:
     """The API as the administrator."""
-    found = Kube(from_kubeconfig(str(api.admin)))
+    found = Kube(from_kubeconfig(str(api.admin)), timeout=60)
     yield found
     found.close()
 

@@ -132,8 +132,10 @@ def running(
     *arguments: str,
     webhooks: str = "",
     account: Path | None = None,
+    api_port: int | None = None,
 ) -> Iterator[Replica]:
-    """A replica that is ready; ended afterwards. `webhooks`: the configuration that it registers with."""
+    """A replica that is ready; ended afterwards. `webhooks`: the configuration that it registers with; `api_port`: where
+    it finds the API server, if not at its own port."""
     home.mkdir(parents=True, exist_ok=True)
     kube = Kube(from_kubeconfig(str(api.admin)))
     try:
@@ -157,7 +159,7 @@ def running(
         "NAMESPACE": SYSTEM,
         "POD_NAME": home.name,
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-        "KUBERNETES_SERVICE_PORT": str(api.port),
+        "KUBERNETES_SERVICE_PORT": str(api_port or api.port),
     }
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
@@ -172,12 +174,25 @@ def running(
         process.wait()
 
 
+@contextmanager
+def owned(
+    api: ApiServer, kube: Kube, home: Path, settings: dict[str, str], api_port: int | None = None
+) -> Iterator[Replica]:
+    """A replica with the store of these settings that the API server asks."""
+    try:
+        with running(api, home / "replica", settings, webhooks="resultsfs", api_port=api_port) as replica:
+            yield replica
+    finally:
+        delete_quietly(kube, MUTATING_WEBHOOKS, "resultsfs")
+
+
 def register(api: ApiServer, name: str, url: str, only: str = "") -> None:
     """The chart's webhook configuration, called by URL instead of through a Service; `only` in that namespace."""
     tree: dict[str, Any] = chart.committed().one("MutatingWebhookConfiguration", "resultsfs")
     tree["metadata"] = {"name": name}
     for webhook in tree["webhooks"]:
         webhook["clientConfig"] = {"url": url + webhook["clientConfig"]["service"]["path"]}
+        webhook["timeoutSeconds"] = 30  # how crowded the machine is, is no matter of these tests
         if only:
             webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": only}}
     kube = Kube(from_kubeconfig(str(api.admin)))

@@ -7,7 +7,6 @@ import datetime
 import json
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,7 +20,7 @@ from controller.kube.errors import ApiError
 from controller.kube.resources import MUTATING_WEBHOOKS, SECRETS, TASK_RUNS
 from resultsfs.reference import Reference
 from tests.controller.apiserver import ApiServer
-from tests.controller.replica import Replica, delete_quietly, register, running
+from tests.controller.replica import delete_quietly, owned, register, running
 from tests.controller.tekton import PODS
 from tests.controller.test_admission_pods import pod, task_run, volume
 from tests.controller.test_admission_runs import task_run as consumer
@@ -139,16 +138,6 @@ def test_the_store_away_is_503(
         kube.create(TASK_RUNS, namespace, consumer("plain", ("p", "text")))
         made = kube.create(PODS, namespace, pod(task_run(kube, namespace, "works")))
         assert "csi" in volume(made)
-
-
-@contextmanager
-def owned(api: ApiServer, kube: Kube, home: Path, settings: dict[str, str]) -> Iterator[Replica]:
-    """A replica with the store of these settings that the API server asks."""
-    try:
-        with running(api, home / "replica", settings, webhooks="resultsfs") as replica:
-            yield replica
-    finally:
-        delete_quietly(kube, MUTATING_WEBHOOKS, "resultsfs")
 
 
 def test_settings_are_taken_up_while_running(api: ApiServer, kube: Kube, namespace: str, tmp_path: Path) -> None:
