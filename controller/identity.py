@@ -33,6 +33,8 @@ SETTLE = datetime.timedelta(seconds=20)
 """How long what is new waits until every replica and the API server have seen it."""
 TOKEN_LIFE = datetime.timedelta(hours=1)
 """A token is in error messages of the API server when a webhook does not answer: it does not live long."""
+PATHS = {"pods.resultsfs.dev": "/mutate/pods", "runs.resultsfs.dev": "/mutate/taskruns"}
+"""Where a webhook of the configuration is answered, but for the token, by its name."""
 _TOKENS, _MADE = "tokens", "made"
 _log = logging.getLogger(__name__)
 
@@ -110,7 +112,10 @@ class Identity:
                 if self.ready and _now() - _time(data[_MADE].decode()) < SETTLE:
                     found = self._pair
         if place.webhooks and (bundle is not None or token):
-            self._register(bundle, token)
+            try:
+                self._register(bundle, token)
+            except NotFound as error:  # what there is to serve is served, and registered when it is back
+                _log.warning("nobody asks this replica: %s", error)
         if found is None or found == self._pair:
             return None
         certificates.facts(found.certificate)  # asked for here, so that the event loop need not wait
@@ -155,8 +160,11 @@ class Identity:
         encoded = None if bundle is None else base64.b64encode(bundle).decode()
         operations: list[Tree] = []
         for index, webhook in enumerate(configuration.get("webhooks") or []):
-            client = webhook["clientConfig"]
-            wanted = _addressed(client, token)
+            client, path = webhook["clientConfig"], PATHS.get(webhook["name"])
+            if path is None:
+                continue  # somebody else's
+            # By its name and not by the path that is there, which may be anything: an old token, or none.
+            wanted = _addressed(client, f"{path}/{token}" if token else path)
             if encoded is not None:
                 wanted["caBundle"] = encoded
             if wanted != client:
@@ -168,21 +176,14 @@ class Identity:
             _log.info("webhook configuration %s: registered", name)
 
 
-def _addressed(client: Tree, token: str) -> Tree:
-    """A webhook's clientConfig whose path ends with the token: `/mutate/<what>/<token>`."""
+def _addressed(client: Tree, path: str) -> Tree:
+    """A webhook's clientConfig with another path."""
     wanted = dict(client)
     if "service" in client:
-        path = client["service"].get("path", "/")
-        wanted["service"] = {**client["service"], "path": _path(path, token)}
+        wanted["service"] = {**client["service"], "path": path}
     elif "url" in client:
-        parts = urlsplit(client["url"])
-        wanted["url"] = urlunsplit(parts._replace(path=_path(parts.path, token)))
+        wanted["url"] = urlunsplit(urlsplit(client["url"])._replace(path=path))
     return wanted
-
-
-def _path(path: str, token: str) -> str:
-    what = path.strip("/").split("/")[:2]
-    return "/" + "/".join([*what, token] if token else what)
 
 
 def _active(tokens: list[dict[str, str]]) -> str:
