@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Generator, Iterator
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import urllib3
@@ -13,13 +14,14 @@ import urllib3
 from controller.api.results import Result, described, results_of
 from controller.kube.client import Kube
 from controller.kube.endpoint import Endpoint, for_person
-from controller.kube.errors import ApiError
-from controller.kube.resources import CONFIG_MAPS, PIPELINE_RUNS, TASK_RUNS, Resource, Tree
+from controller.kube.errors import ApiError, error_of
+from controller.kube.resources import CONFIG_MAPS, PIPELINE_RUNS, TASK_RUNS, Tree
+from controller.naming import KINDS, OWN, Found, Made, choose, made_by, may_have
 from resultsfs import settings as settings_module
 from resultsfs import transfer
 from resultsfs.cli.clusters import Cluster, Reader
 from resultsfs.cli.sources import MEMORY_LIMIT
-from resultsfs.errors import InvalidKey, InvalidSetting, ResultsError
+from resultsfs.errors import InvalidSetting, ResultsError
 from resultsfs.resolve import StoredContent
 from resultsfs.settings import Settings
 from resultsfs.store import Key, Store
@@ -27,8 +29,8 @@ from resultsfs.value import encoded, original, references, single_reference
 
 SYSTEM = "resultsfs"
 """Namespace and name of the ConfigMap with the cluster's settings, as the chart installs it by default."""
-_RESOURCES: dict[str, Resource] = {"taskruns": TASK_RUNS, "pipelineruns": PIPELINE_RUNS}
 _TIMEOUT = 60.0
+T = TypeVar("T")
 
 
 def open_run(kind: str, name: str, cluster: Cluster) -> Reader:
@@ -40,20 +42,80 @@ def open_run(kind: str, name: str, cluster: Cluster) -> Reader:
     return ByStore(Kube(endpoint), kind, namespace, name, cluster)
 
 
-class ByStore:
+class _Run(ABC, Generic[T]):
+    """A run and the results that go by its name; what is known of one before it is read is a T."""
+
+    def __init__(self, kube: Kube, kind: str, namespace: str, name: str) -> None:
+        self._kube = kube
+        self._resource = KINDS[kind]
+        self._namespace = namespace
+        self._name = name
+        self._own = Made(kind, name, OWN if self._resource is PIPELINE_RUNS else "")
+
+    @abstractmethod
+    def _results(self, made: Made) -> list[Found[T]]:
+        """The results of one run. Raises ApiError."""
+
+    @abstractmethod
+    def _rows(self, found: list[Found[T]]) -> list[dict[str, Any]]:
+        """As the HTTP API describes them, of one run."""
+
+    def close(self) -> None:
+        """Close connections."""
+        self._kube.close()
+
+    def _get(self) -> Tree:
+        return self._kube.get(self._resource, self._namespace, self._name)
+
+    def _find(self, wanted: str) -> Found[T]:
+        """The result of that name; only runs that it can mean are asked."""
+        found = self._results(self._own)
+        if not any(one.name == wanted for one in found) and self._resource is PIPELINE_RUNS:
+            made = made_by(self._get())
+            missing: list[str] = []
+            found += [one for run in may_have(made, wanted) or made for one in self._reached(run, missing)]
+            if missing and not any(wanted.rpartition("/")[2] == one.name for one in found):
+                raise ResultsError(f"{self._label} has no result {wanted!r} that can be read: {'; '.join(missing)}")
+        return choose(found, self._name, wanted, self._label)
+
+    @property
+    def _label(self) -> str:
+        return f"{self._resource.kind} {self._namespace}/{self._name}"
+
+    def _reached(self, made: Made, missing: list[str]) -> Iterable[Found[T]]:
+        """The results of a run that may be gone, or not this person's to read: then `missing` says so."""
+        try:
+            return self._results(made)
+        except ApiError as error:
+            if error.status not in (403, 404):
+                raise
+            missing.append(f"{KINDS[made.kind].kind} {made.name} of task {made.task}: {error}")
+            return []
+
+    def listing(self) -> dict[str, Any]:
+        """As `Reader.listing`."""
+        run = self._get()
+        rows: list[dict[str, Any]] = []
+        notes: list[str] = []
+        for made in made_by(run) if self._resource is PIPELINE_RUNS else []:
+            found = list(self._reached(made, notes))
+            rows += [{"task": made.task, "run": made.name, **row} for row in self._rows(found)]
+        task = self._own.task or _task(run)
+        rows += [{"task": task, "run": self._name, **row} for row in self._rows(self._results(self._own))]
+        return {**_summary(self._resource.kind, run), "results": rows, "notes": notes}
+
+
+class ByStore(_Run[Result]):
     """The run from the API server, spilled content from the store itself, whose credentials are the person's own."""
 
     def __init__(self, kube: Kube, kind: str, namespace: str, name: str, cluster: Cluster) -> None:
-        self._kube = kube
-        self._resource = _RESOURCES[kind]
-        self._namespace = namespace
-        self._name = name
+        super().__init__(kube, kind, namespace, name)
         self._cluster = cluster
         self._opened: Store | None = None
 
     def close(self) -> None:
         """Close connections."""
-        self._kube.close()
+        super().close()
         if self._opened is not None:
             self._opened.close()
 
@@ -82,33 +144,13 @@ class ByStore:
             settings = settings_module.from_mapping({**settings_module.to_mapping(settings), "store": cluster.store})
         return settings
 
-    def _run(self) -> Tree:
-        return self._kube.get(self._resource, self._namespace, self._name)
-
-    def _task_runs(self, run: Tree) -> list[Tree]:
-        if self._resource is TASK_RUNS:
-            return []
-        labels = f"tekton.dev/pipelineRunUID={run['metadata']['uid']}"
-        return self._kube.list(TASK_RUNS, self._namespace, labels=labels).items
-
-    def _find(self, wanted: str) -> tuple[Result, str | None]:
-        """A result by NAME, or TASK/NAME of a pipeline's task; and its TaskRun."""
-        run = self._run()
-        own = self._name if self._resource is TASK_RUNS else None
-        found = [(result, own) for result in results_of(run)]
-        known = {result.name: (result, task_run) for result, task_run in found}
-        if wanted not in known:
-            for task_run in self._task_runs(run):
-                for result in results_of(task_run):
-                    known.setdefault(f"{_task(task_run)}/{result.name}", (result, task_run["metadata"]["name"]))
-        if wanted not in known:
-            label = f"{self._resource.kind} {self._namespace}/{self._name}"
-            raise InvalidKey(f"{label} has no result {wanted!r}; there are: {', '.join(known) or 'none'}")
-        return known[wanted]
+    def _results(self, made: Made) -> list[Found[Result]]:
+        run = self._kube.get(KINDS[made.kind], self._namespace, made.name)
+        return [Found(made, result.name, result) for result in results_of(run)]
 
     def content(self, result: str) -> tuple[Iterator[bytes], int]:
         """As `Reader.content`."""
-        found, _ = self._find(result)
+        found = self._find(result).what
         reference = single_reference(found.value)
         if reference is not None:
             key = Key.of(self._namespace, reference)
@@ -122,54 +164,34 @@ class ByStore:
 
     def facts(self, result: str) -> dict[str, Any]:
         """As `Reader.facts`."""
-        found, task_run = self._find(result)
-        known = self._described([found], task_run)[0]
-        places = [self._store.location(Key.of(self._namespace, one)) for one in references(found.value)]
-        return {
-            "name": f"{self._name} {result}",
-            "namespace": self._namespace,
-            **{key: known[key] for key in ("type", "size", "sha256", "spilled")},
-            "value": found.value,
-            "locations": places,
-        }
+        found = self._find(result)
+        value = found.what.value
+        places = [self._store.location(Key.of(self._namespace, one)) for one in references(value)]
+        return _facts(f"{self._name} {result}", self._namespace, self._rows([found])[0], value, places)
 
-    def listing(self) -> dict[str, Any]:
-        """As `Reader.listing`."""
-        run = self._run()
-        own = self._name if self._resource is TASK_RUNS else None
-        rows = []
-        for task_run in self._task_runs(run):
-            results = self._described(results_of(task_run), task_run["metadata"]["name"])
-            rows += [{"task": _task(task_run), **row} for row in results]
-        label = "(pipeline)" if own is None else _task(run)
-        rows += [{"task": label, **row} for row in self._described(results_of(run), own)]
-        return {**_summary(self._resource, run), "results": rows}
-
-    def _described(self, results: list[Result], task_run: str | None) -> list[dict[str, Any]]:
-        """With nothing spilled the store need not even be known."""
-        if not any(result.spilled for result in results):
+    def _rows(self, found: list[Found[Result]]) -> list[dict[str, Any]]:
+        results = [one.what for one in found]
+        if not any(result.spilled for result in results):  # the store need not even be known
             return [described([result], _NO_STORE, self._namespace, None)[0] for result in results]
-        return described(results, self._store, self._namespace, task_run)
+        run = found[0].run
+        return described(results, self._store, self._namespace, run.name if KINDS[run.kind] is TASK_RUNS else None)
 
 
-class ByApi:
+class ByApi(_Run[dict[str, Any]]):
     """All by the cluster's HTTP API, with the person's own token."""
 
     def __init__(self, endpoint: Endpoint, url: str, kind: str, namespace: str, name: str) -> None:
+        super().__init__(Kube(endpoint), kind, namespace, name)
         self._endpoint = endpoint
         self._base = f"{url.rstrip('/')}/v1/namespaces/{quote(namespace)}"
-        self._kind = kind
-        self._namespace = namespace
-        self._name = name
         self._pool = urllib3.PoolManager(ssl_context=ssl.create_default_context())
-        self._kube = Kube(endpoint)
 
     def close(self) -> None:
         """Close connections."""
+        super().close()
         self._pool.clear()
-        self._kube.close()
 
-    def _ask(self, path: str, method: str = "GET", *, stream: bool = False) -> urllib3.BaseHTTPResponse:
+    def _ask(self, path: str, *, stream: bool = False) -> urllib3.BaseHTTPResponse:
         authorization = self._endpoint.authorization()
         if authorization is None:
             raise InvalidSetting(
@@ -178,36 +200,24 @@ class ByApi:
         url = f"{self._base}/{path}"
         headers = {"Authorization": authorization}
         try:
-            answer = self._pool.request(method, url, headers=headers, preload_content=not stream, timeout=_TIMEOUT)
+            answer = self._pool.request("GET", url, headers=headers, preload_content=not stream, timeout=_TIMEOUT)
         except urllib3.exceptions.HTTPError as error:
             raise ResultsError(f"{url}: {error}") from None
         if answer.status >= 400:
-            raise ResultsError(f"{url}: {answer.status}: {_error(answer)}")
+            raise error_of(answer.status, f"{url}: {answer.status}: {_error(answer)}")
         return answer
 
-    def _paths(self) -> Iterator[tuple[str, str]]:
-        """Label and path of every run that has results of this one."""
-        if self._kind == "pipelineruns":
-            run = self._kube.get(PIPELINE_RUNS, self._namespace, self._name)
-            labels = f"tekton.dev/pipelineRunUID={run['metadata']['uid']}"
-            for task_run in self._kube.list(TASK_RUNS, self._namespace, labels=labels).items:
-                yield _task(task_run), f"taskruns/{task_run['metadata']['name']}/results"
-        yield "(pipeline)" if self._kind == "pipelineruns" else self._name, f"{self._kind}/{self._name}/results"
-
-    def _path(self, result: str) -> str:
-        task, slash, name = result.rpartition("/")
-        if not slash:
-            return f"{self._kind}/{self._name}/results/{quote(result)}"
-        for label, path in self._paths():
-            if label == task:
-                return f"{path}/{quote(name)}"
-        raise InvalidKey(f"{self._name} has no task {task!r}")
+    def _results(self, made: Made) -> list[Found[dict[str, Any]]]:
+        rows: list[dict[str, Any]] = self._ask(f"{made.kind}/{quote(made.name)}/results").json()["results"]
+        return [Found(made, row["name"], row) for row in rows]
 
     def content(self, result: str) -> tuple[Iterator[bytes], int]:
         """As `Reader.content`."""
-        answer = self._ask(self._path(result), stream=True)
+        found = self._find(result)
+        answer = self._ask(f"{found.run.kind}/{quote(found.run.name)}/results/{quote(found.name)}", stream=True)
         size = int(answer.headers["Content-Length"])
-        sha256 = answer.headers["ETag"].strip('"')
+        # Behind a redirect the store answers, whose ETag is another matter.
+        sha256 = found.what["sha256"] or answer.headers["ETag"].strip('"')
 
         def blocks() -> Generator[bytes, None, None]:
             try:
@@ -221,31 +231,19 @@ class ByApi:
 
     def facts(self, result: str) -> dict[str, Any]:
         """As `Reader.facts`; where content lies, the API does not tell."""
-        path, _, name = self._path(result).rpartition("/")
-        rows: list[dict[str, Any]] = self._ask(path).json()["results"]
-        known = next((row for row in rows if quote(row["name"]) == name), None)
-        if known is None:
-            names = ", ".join(row["name"] for row in rows) or "none"
-            raise InvalidKey(f"{self._name} has no result {result!r}; there are: {names}")
-        return {
-            "name": f"{self._name} {result}",
-            "namespace": self._namespace,
-            **{key: known[key] for key in ("type", "size", "sha256", "spilled")},
-            "value": None,
-            "locations": [],
-        }
+        return _facts(f"{self._name} {result}", self._namespace, self._find(result).what, None, [])
 
-    def listing(self) -> dict[str, Any]:
-        """As `Reader.listing`."""
-        run = self._kube.get(_RESOURCES[self._kind], self._namespace, self._name)
-        rows = []
-        for label, path in self._paths():
-            rows += [{"task": label, **row} for row in self._ask(path).json()["results"]]
-        return {**_summary(_RESOURCES[self._kind], run), "results": rows}
+    def _rows(self, found: list[Found[dict[str, Any]]]) -> list[dict[str, Any]]:
+        return [one.what for one in found]
 
 
 _NO_STORE = Store.open(Settings(store="memory://nothing"))
 """Never asked: for results that are all in status."""
+
+
+def _facts(label: str, namespace: str, known: dict[str, Any], value: object, places: list[str]) -> dict[str, Any]:
+    told = {key: known[key] for key in ("type", "size", "sha256", "spilled")}
+    return {"name": label, "namespace": namespace, **told, "value": value, "locations": places}
 
 
 def _task(task_run: Tree) -> str:
@@ -253,12 +251,12 @@ def _task(task_run: Tree) -> str:
     return str((metadata.get("labels") or {}).get("tekton.dev/pipelineTask") or metadata["name"])
 
 
-def _summary(resource: Resource, run: Tree) -> dict[str, Any]:
+def _summary(kind: str, run: Tree) -> dict[str, Any]:
     conditions: list[Tree] = (run.get("status") or {}).get("conditions") or []
     condition: Tree = next((one for one in conditions if one.get("type") == "Succeeded"), {})
     words = {"True": "Succeeded", "False": "Failed"}
     return {
-        "kind": resource.kind,
+        "kind": kind,
         "namespace": run["metadata"]["namespace"],
         "name": run["metadata"]["name"],
         "uid": run["metadata"]["uid"],

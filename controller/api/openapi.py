@@ -35,7 +35,7 @@ def document() -> Tree:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "A token of the cluster's API server."}
             },
-            "schemas": {"Error": _error(), "Result": _result(), "Results": _results()},
+            "schemas": {"Child": _child(), "Error": _error(), "Result": _result(), "Results": _results()},
         },
     }
 
@@ -64,7 +64,7 @@ def _list() -> Tree:
     schema = {"$ref": "#/components/schemas/Results"}
     return {
         "operationId": "listResults",
-        "summary": "A run's results with their sizes.",
+        "summary": "A run's own results with their sizes, and the runs that it has made.",
         "responses": {
             "200": {"description": "The list.", "content": {"application/json": {"schema": schema}}},
             **_problems("401", "403", "404", "429", "503"),
@@ -173,12 +173,29 @@ def _result() -> Tree:
 def _results() -> Tree:
     return {
         "type": "object",
-        "required": ["kind", "namespace", "name", "uid", "results"],
+        "required": ["kind", "namespace", "name", "uid", "results", "children"],
         "properties": {
             "kind": {"type": "string"},
             "namespace": {"type": "string"},
             "name": {"type": "string"},
             "uid": {"type": "string"},
             "results": {"type": "array", "items": {"$ref": "#/components/schemas/Result"}},
+            "children": {
+                "type": "array",
+                "description": "The runs that a PipelineRun has made; their results are at their own paths.",
+                "items": {"$ref": "#/components/schemas/Child"},
+            },
+        },
+    }
+
+
+def _child() -> Tree:
+    return {
+        "type": "object",
+        "required": ["kind", "name", "task"],
+        "properties": {
+            "kind": {"type": "string", "enum": ["taskruns", "pipelineruns"]},
+            "name": {"type": "string"},
+            "task": {"type": "string", "description": "The task of the pipeline; a matrix has several runs of one."},
         },
     }

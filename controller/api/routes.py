@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,8 +26,9 @@ from controller.api.limits import Downloads, Rate
 from controller.api.results import Result
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
-from controller.kube.resources import PIPELINE_RUNS, TASK_RUNS, Resource
+from controller.kube.resources import TASK_RUNS
 from controller.metrics import Metrics
+from controller.naming import KINDS, made_by
 from resultsfs import store_names
 from resultsfs.errors import ResultsError
 from resultsfs.record import ResultType
@@ -40,7 +41,6 @@ ASSEMBLED_LIMIT = 16 << 20
 """Bytes of an array's or object's content, which is put together in memory."""
 THREADS = 16
 """Requests that are worked on at the same time, beside what is streamed."""
-_KINDS: dict[str, Resource] = {"taskruns": TASK_RUNS, "pipelineruns": PIPELINE_RUNS}
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ class Api:
         kind, namespace, name = (request.path_params[key] for key in ("kind", "namespace", "name"))
         wanted = request.path_params.get("result")
         audit.namespace, audit.kind, audit.name, audit.result = namespace, kind, name, wanted or ""
-        resource = _KINDS.get(kind)
+        resource = KINDS.get(kind)
         if resource is None or not store_names.is_namespace(namespace) or not store_names.is_taskrun(name):
             raise Problem(404, "there is nothing of that name")
         caller = await self._caller(request, audit)
@@ -130,7 +130,8 @@ class Api:
             task_run = name if resource is TASK_RUNS else None
             described = await self._work(results.described, found, store, namespace, task_run)
             body = {"kind": resource.kind, "namespace": namespace, "name": name, "uid": run["metadata"]["uid"]}
-            return JSONResponse({**body, "results": described}, headers=_COMMON)
+            children = [asdict(made) for made in made_by(run)]
+            return JSONResponse({**body, "results": described, "children": children}, headers=_COMMON)
         result = next((result for result in found if result.name == wanted), None)
         if result is None:
             names = ", ".join(result.name for result in found) or "none"

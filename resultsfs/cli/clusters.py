@@ -45,7 +45,11 @@ class Reader(Protocol):
         ...
 
     def listing(self) -> dict[str, Any]:
-        """The run and all its results: `results` with task, name, type, size (None: not known), sha256, spilled."""
+        """The run, all its results and those of the runs that it made.
+
+        `results` have task, run, name, type, size (None: not known), sha256, spilled, available; `notes` name runs
+        whose results are left out, and why.
+        """
         ...
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from typing import Any
 
 import click
@@ -72,12 +73,16 @@ def _show_cluster(listing: dict[str, Any], form: str) -> None:
         return
     out = tables.console()
     table = tables.grid("TASK", "RESULT", "TYPE", "SIZE", "IN STATUS", right=("SIZE",))
+    runs = Counter(task for task, _ in {(result["task"], result["run"]) for result in listing["results"]})
     for result in listing["results"]:
+        task = result["task"] if runs[result["task"]] == 1 else f"{result['task']} ({result['run']})"
         size = "?" if result["size"] is None else tables.size(result["size"])
         held = "spilled" if result["spilled"] else "inline"
-        table.add_row(result["task"], result["name"], result["type"], size, held if result["available"] else "expired")
+        table.add_row(task, result["name"], result["type"], size, held if result["available"] else "expired")
     out.print(table if listing["results"] else "No results.")
     out.print(f"{listing['kind']} {listing['namespace']}/{listing['name']}: {listing['status']} ({listing['reason']})")
+    for note in listing["notes"]:
+        click.echo(f"left out: {note}", err=True)
 
 
 def _list_runs(runs: list[PastRun], form: str) -> None:
