@@ -31,6 +31,16 @@ class Failure:
     evidence: str
 
 
+@dataclass(frozen=True, slots=True)
+class Spilling:
+    """A TaskRun that would have spilled, at the thresholds (bytes) named; `largest` of its results, in bytes."""
+
+    namespace: str
+    name: str
+    largest: int
+    thresholds: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Threshold:
     """What a threshold (bytes) would have done: TaskRuns and results spilled, bytes of etcd saved.
@@ -46,7 +56,10 @@ class Threshold:
 
 @dataclass(slots=True)
 class Advice:
-    """All of it. `bytes` are those of results in the status of TaskRuns; `spilled` of these are references already."""
+    """All of it. `bytes` are those of results in the status of TaskRuns; `spilled` of these are references already.
+
+    `spilling` begins with the TaskRun whose result is the largest.
+    """
 
     task_runs: int = 0
     results: int = 0
@@ -54,6 +67,7 @@ class Advice:
     spilled: int = 0
     largest: int = 0
     thresholds: list[Threshold] = field(default_factory=list)
+    spilling: list[Spilling] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     without_results: list[str] = field(default_factory=list)
 
@@ -72,6 +86,7 @@ def advise(kube: Kube, namespace: str | None, thresholds: Sequence[int] = THRESH
                 advice.failures.append(failure)
             if _lost(run):
                 advice.without_results.append(f"{run['metadata']['namespace']}/{run['metadata']['name']}")
+    advice.spilling.sort(key=lambda one: (-one.largest, one.namespace, one.name))
     return advice
 
 
@@ -89,9 +104,12 @@ def _sizes(run: Tree, advice: Advice) -> Iterator[int]:
 
 def _weigh(run: Tree, advice: Advice) -> None:
     advice.task_runs += 1
-    sizes = list(_sizes(run, advice))
+    sizes = [size for size in _sizes(run, advice) if size > LENGTH]  # what is shorter is never spilled
+    at = tuple(one.threshold for one in advice.thresholds if any(size > one.threshold for size in sizes))
+    if at:
+        advice.spilling.append(Spilling(run["metadata"]["namespace"], run["metadata"]["name"], max(sizes), at))
     for threshold in advice.thresholds:
-        spilled = [size for size in sizes if size > threshold.threshold and size > LENGTH]
+        spilled = [size for size in sizes if size > threshold.threshold]
         threshold.task_runs += bool(spilled)
         threshold.results += len(spilled)
         threshold.saved += sum(size - LENGTH for size in spilled)

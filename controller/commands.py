@@ -11,6 +11,8 @@ from resultsfs.cli import options, tables
 from resultsfs.cli.failures import BadInput
 from resultsfs.units import format_size, parse_size
 
+SHOWN = 20
+"""TaskRuns in a table; JSON has all."""
 kubeconfig_option = click.option("--kubeconfig", metavar="FILE", help="Default: as kubectl, else the pod's account.")
 context_option = click.option("--context", metavar="NAME", help="Context of the kubeconfig.")
 scope_option = click.option("-n", "--namespace", metavar="NAMESPACE", help="Default: all namespaces.")
@@ -125,6 +127,14 @@ def advise(
     for row in advice.thresholds:
         table.add_row(format_size(row.threshold), str(row.task_runs), str(row.results), format_size(row.saved))
     out.print(table)
+    if advice.spilling:
+        table = tables.grid("WOULD SPILL", "LARGEST", "AT", right=("LARGEST",))
+        for one in advice.spilling[:SHOWN]:
+            at = ", ".join(format_size(size) for size in one.thresholds)
+            table.add_row(f"{one.namespace}/{one.name}", tables.size(one.largest), at)
+        out.print(table)
+    if len(advice.spilling) > SHOWN:
+        out.print(f"{len(advice.spilling) - SHOWN} more TaskRuns would spill: --output json has all.")
     for failure in advice.failures:
         out.print(
             Text(f"failed for size: {failure.namespace}/{failure.name}: {failure.evidence}", "red"), soft_wrap=True

@@ -15,11 +15,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from controller.kube.client import Kube
+from controller.kube.endpoint import from_kubeconfig
 from controller.kube.resources import SECRETS, TASK_RUNS
 from resultsfs.message import TOO_LONG
 from tests.controller.conftest import Serving
 from tests.controller.replica import account_kubeconfig
-from tests.controller.test_admission_pods import pipeline_run, task_run
+from tests.controller.test_admission_pods import pipeline_run
 from tests.controller.test_admission_runs import spilled
 from tests.controller.test_api import LARGE, allow, ended, token
 
@@ -31,20 +32,35 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 @pytest.fixture
 def run(serving_replica: Serving, tmp_path: Path) -> Run:
     """The command with the administrator's kubeconfig, to its end."""
+    return command_of(serving_replica, tmp_path)
+
+
+def command_of(serving: Serving, home: Path) -> Run:
+    """The command as a person has it whose home is there; `trusted`: the controller's own certificate is."""
 
     def command(
-        *words: str, program: str = "resultsfs", kubeconfig: Path | None = None, **more: str
+        *words: str, program: str = "resultsfs", kubeconfig: Path | None = None, trusted: bool = False
     ) -> subprocess.CompletedProcess[bytes]:
         environment = {
             **os.environ,
-            "HOME": str(tmp_path),
+            "HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "KUBECONFIG": str(kubeconfig or serving_replica.api.admin),
-            **more,
+            "KUBECONFIG": str(kubeconfig or serving.api.admin),
         }
+        if trusted:
+            environment["SSL_CERT_FILE"] = str(_authority(serving, home))
         return subprocess.run([program, *words], capture_output=True, env=environment, timeout=100, check=False)
 
     return command
+
+
+def _authority(serving: Serving, home: Path) -> Path:
+    kube = Kube(from_kubeconfig(str(serving.api.admin)))
+    secret = kube.get(SECRETS, "resultsfs", "resultsfs-controller-certificate")
+    kube.close()
+    file = home / "ca.crt"
+    file.write_bytes(base64.b64decode(secret["data"]["ca.crt"]))
+    return file
 
 
 def test_by_kubeconfig_and_store(
@@ -77,42 +93,21 @@ def test_by_kubeconfig_and_store(
         assert (failed.returncode, said in failed.stderr, failed.stdout) == (code, True, b""), failed.stderr
 
 
-def test_a_pipelines_tasks(serving_replica: Serving, kube: Kube, namespace: str, run: Run) -> None:
-    """A PipelineRun's results are its tasks' and its own; TASK/RESULT names one of them."""
-    parent = pipeline_run(kube, namespace, "whole", {"tasks": []})
-    uid = parent["metadata"]["uid"]
-    labels = {"tekton.dev/pipelineTask": "make", "tekton.dev/pipelineRunUID": uid}
-    task_run(kube, namespace, "whole-make", labels=labels)
-    reference = spilled(serving_replica, namespace, "content", UUID(uid))
-    results = [{"name": "out", "type": "string", "value": str(reference)}]
-    path = TASK_RUNS.path(namespace, "whole-make", "status")
-    kube.merge(path, {"status": {"podName": "", "results": results}})
-    words = ["-n", namespace, "--store", serving_replica.store.url]
-    rows = json.loads(run("list", "pipelinerun/whole", *words, "--output", "json").stdout)["results"]
-    assert [(row["task"], row["name"], row["size"]) for row in rows] == [("make", "out", 7)]
-    assert run("get", "pr/whole", "make/out", *words).stdout == b"content"
-
-
-def test_by_the_http_api(serving_replica: Serving, kube: Kube, namespace: str, run: Run, tmp_path: Path) -> None:
+def test_by_the_http_api(serving_replica: Serving, kube: Kube, namespace: str, run: Run) -> None:
     """With a token and --api no credentials of the store are needed, and rights are the API's."""
     reference = spilled(serving_replica, namespace, LARGE)
     ended(kube, namespace, "mine", large=str(reference))
     allow(kube, namespace, "reader")
     token(kube, namespace, "reader")
     token(kube, namespace, "nobody")
-    secret = kube.get(SECRETS, "resultsfs", "resultsfs-controller-certificate")
-    trusted = tmp_path / "ca.crt"
-    trusted.write_bytes(base64.b64decode(secret["data"]["ca.crt"]))
     words = ["--api", serving_replica.replica.https, "-n", namespace]
     config = account_kubeconfig(serving_replica.api, kube, "reader", namespace)
-    answer = run("get", "taskrun/mine", "large", *words, kubeconfig=config, SSL_CERT_FILE=str(trusted))
+    answer = run("get", "taskrun/mine", "large", *words, kubeconfig=config, trusted=True)
     assert (answer.returncode, answer.stdout) == (0, LARGE), answer.stderr
-    facts = run(
-        "stat", "taskrun/mine", "large", *words, "--output", "json", kubeconfig=config, SSL_CERT_FILE=str(trusted)
-    )
+    facts = run("stat", "taskrun/mine", "large", *words, "--output", "json", kubeconfig=config, trusted=True)
     assert json.loads(facts.stdout)["sha256"] == reference.sha256
     stranger = account_kubeconfig(serving_replica.api, kube, "nobody", namespace)
-    refused = run("get", "taskrun/mine", "large", *words, kubeconfig=stranger, SSL_CERT_FILE=str(trusted))
+    refused = run("get", "taskrun/mine", "large", *words, kubeconfig=stranger, trusted=True)
     assert refused.returncode == 1 and b"403" in refused.stderr
 
 
@@ -175,6 +170,11 @@ def test_advise(serving_replica: Serving, kube: Kube, namespace: str, run: Run) 
         {"threshold": 1024, "task_runs": 2, "results": 2, "saved": 4500 - 2 * 87},
         {"threshold": 2048, "task_runs": 1, "results": 1, "saved": 3000 - 87},
     ]
+    assert advice["spilling"] == [
+        {"namespace": namespace, "name": "one", "largest": 3000, "thresholds": [1024, 2048]},
+        {"namespace": namespace, "name": "two", "largest": 1500, "thresholds": [1024]},
+    ]
     assert [one["name"] for one in advice["failures"]] == ["failed"]
     assert advice["without_results"] == [f"{namespace}/lost"]
-    assert b"failed for size" in run("advise", "-n", namespace).stdout
+    table = run("advise", "-n", namespace).stdout
+    assert b"failed for size" in table and f"{namespace}/two".encode() in table
