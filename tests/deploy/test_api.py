@@ -217,6 +217,26 @@ def test_other_pods_may_not(installed: Cluster, guarded: str, pod: Tree, user: s
     assert said in str(refused.value)
 
 
+def test_a_task_s_volume_by_the_name_of_tekton_s_own(installed: Cluster, guarded: str) -> None:
+    """A Task that gives its volume Tekton's name makes a pod with two of them, which nobody admits."""
+    pod = _pod(guarded)
+    stolen = _pod(guarded, attributes={"results": "a", "taskrun": "build", "run-uid": str(uuid4())})
+    pod["spec"]["volumes"] += stolen["spec"]["volumes"]
+    with pytest.raises(Refused, match="Duplicate value"):
+        installed.create(pod, TEKTON)
+
+
+@pytest.mark.parametrize("kind", ["ReplicaSet", "Job"])
+def test_what_kubernetes_makes_for_others_has_none(installed: Cluster, guarded: str, kind: str) -> None:
+    """Pods of workloads are made by Kubernetes' own controllers, which are not Tekton."""
+    user = f"system:serviceaccount:kube-system:{kind.lower()}-controller"
+    owner = {"apiVersion": "apps/v1", "kind": kind, "name": "build", "uid": str(uuid4()), "controller": True}
+    binding = f"kube-{uuid4()}"
+    installed.kubectl("create", "clusterrolebinding", binding, "--clusterrole=cluster-admin", f"--user={user}")
+    with pytest.raises(Refused, match="is not Tekton"):
+        installed.create(_pod(guarded, owners=[owner]), user)
+
+
 def test_other_drivers_are_not_our_business(installed: Cluster, guarded: str) -> None:
     """Pods with another driver's volumes are left alone."""
     installed.create(_pod(guarded, driver="other.example.com", owners=[]))
