@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from resultsfs.reference import Reference
-from tests.cluster.kube import PIPELINERUN, TASKRUN, Manifest
+from tests.cluster.flags import feature_flags
+from tests.cluster.kube import PIPELINERUN, TASKRUN, Kube, Manifest
 from tests.cluster.room import Room, outcome, results, succeeded, task
 from tests.cluster.test_results import DEADLINE, LARGE, fill, sha256
 
@@ -232,3 +233,26 @@ def test_results_propagate_into_embedded_tasks(begun: Begun) -> None:
     """A large result that an embedded task names without a param is its content there."""
     run = begun.succeeded("propagated")
     assert begun.read(run, "use") == [sha256(LARGE), "-"]
+
+
+def test_by_sidecar_logs_too(kube: Kube, begun: Begun, hall: Room) -> None:
+    """With `results-from: sidecar-logs` small values decide and are in status, a large result is the next task's param
+    and the pipeline's result a reference."""
+    for name in ("flow", "retried", "too-large", "by-path", "array", "object", "propagated"):
+        begun.ended(name)  # the flag is everybody's
+    run = _flow()
+    run["metadata"]["name"] = "flow-by-logs"
+    with feature_flags(kube, hall, results_from="sidecar-logs"):
+        run = hall.run(run, deadline=DEADLINE)
+    assert succeeded(run), outcome(run)
+    runs = hall.taskruns(run)
+    assert set(runs) == {"make", "use", "last"}
+    made = runs["make"]
+    assert made["status"]["provenance"]["featureFlags"]["resultExtractionMethod"] == "sidecar-logs"
+    reference = Reference.match(results(made)["large"])
+    assert reference is not None
+    assert (results(made)["small"], reference.sha256) == ("yes", sha256(LARGE))
+    for name in ("use", "last"):
+        assert runs[name]["spec"]["params"] == [{"name": "value", "value": "x" * LARGE}]
+        assert hall.log(runs[name], "read").split() == [sha256(LARGE), "-"]
+    assert results(run) == {"small": "yes", "large": str(reference)}
