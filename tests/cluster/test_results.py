@@ -106,6 +106,21 @@ def test_twelve_steps_lose_nothing(begun: Begun) -> None:
     assert results(run) == dict.fromkeys(_TWELVE, "x" * 100)
 
 
+@pytest.mark.parametrize("where", ["Task", "podTemplate"])
+def test_a_volume_of_the_driver_s_is_not_for_the_asking(ours: Room, where: str) -> None:
+    """A Task, or a podTemplate, that names a volume with another TaskRun's attributes gets no pod, and is told why."""
+    attributes = {"results": "a", "taskrun": "another", "run-uid": str(uuid4())}
+    stolen = {"name": "stolen", "csi": {"driver": "csi.resultsfs.dev", "volumeAttributes": attributes}}
+    run = taskrun("steals", ["a"], write="printf x > $(results.a.path)")
+    if where == "Task":
+        run["spec"]["taskSpec"]["volumes"] = [stolen]
+    else:
+        run["spec"]["podTemplate"] = {"volumes": [stolen]}
+    run = ours.run(run, deadline=DEADLINE)
+    assert not succeeded(run)
+    assert "names itself (stolen)" in outcome(run)["message"]
+
+
 def test_a_hand_written_pod_has_results(kube: Kube, resultsfs: Installation) -> None:
     """In a namespace labelled for it, a pod that names the volume itself gets a /tekton/results that its containers share."""
     mount = {
