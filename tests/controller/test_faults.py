@@ -162,8 +162,10 @@ def test_a_store_that_misbehaves(
             assert gets_a_volume(kube, namespace)
             refusals = [one.result() for one in waiting]
         for error, seconds in refusals:
-            assert error is not None and error.status == status, error
-            assert said in str(error) or "no time for it" in str(error)
+            assert error is not None
+            too_much = "no time for it" in str(error)  # those that had to wait for others, on a slow machine
+            assert error.status == (503 if too_much else status), error
+            assert said in str(error) or too_much
             assert seconds < PATIENCE
         assert any(said in str(error) for error, _ in refusals)
         fault_proxy.fault = None
