@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from controller.admission.podspec import declared
 from controller.kube.client import Kube
 from controller.kube.errors import ApiError
-from controller.kube.resources import NAMESPACES, PIPELINE_RUNS, TASK_RUNS, Tree
+from controller.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, PIPELINE_RUNS, TASK_RUNS, Tree
 from resultsfs.knobs import Knobs
 from resultsfs.record import Keep, Mode
 from tests.controller.conftest import Serving
 from tests.controller.tekton import PODS
 from tests.controller.test_admission_runs import spilled
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.slow]
 
@@ -174,6 +177,43 @@ def test_every_mount_of_the_results_propagates(serving_replica: Serving, kube: K
         if mount["name"] == "tekton-internal-home"
     ]
     assert [mount for mount in homes if "mountPropagation" in mount] == []
+
+
+def test_a_pod_is_asked_about_twice(serving_replica: Serving, kube: Kube, namespace: str) -> None:
+    """While nobody answers the first call, the second one gives the pod its volume; if nobody answers that one either,
+    the pod is as Tekton made it."""
+    run = task_run(kube, namespace, "twice")
+    numbers = itertools.count()
+
+    def created() -> Tree:
+        tree = pod(run)
+        tree["metadata"]["name"] = f"twice-{next(numbers)}"
+        return volume(kube.create(PODS, namespace, tree))
+
+    before = _urls(kube)
+    nobody = {name: url.replace(urlsplit(url).netloc, "127.0.0.1:1") for name, url in before.items() if "pods" in name}
+    try:
+        _call(kube, nobody)
+        eventually(lambda: "emptyDir" in created(), 60)
+        _call(kube, {"pods-again.resultsfs.dev": before["pods-again.resultsfs.dev"]})
+        eventually(lambda: "csi" in created(), 60)
+        assert _urls(kube)["pods.resultsfs.dev"] == nobody["pods.resultsfs.dev"]
+    finally:
+        _call(kube, before)
+        eventually(lambda: "csi" in created(), 60)
+
+
+def _urls(kube: Kube) -> dict[str, str]:
+    found = kube.get(MUTATING_WEBHOOKS, None, "resultsfs")
+    return {webhook["name"]: webhook["clientConfig"]["url"] for webhook in found["webhooks"]}
+
+
+def _call(kube: Kube, urls: dict[str, str]) -> None:
+    """Have the API server call webhooks there."""
+    found = kube.get(MUTATING_WEBHOOKS, None, "resultsfs")
+    for webhook in found["webhooks"]:
+        webhook["clientConfig"]["url"] = urls.get(webhook["name"], webhook["clientConfig"]["url"])
+    kube.update(MUTATING_WEBHOOKS, None, found)
 
 
 def test_forged_owners_get_nothing(serving_replica: Serving, kube: Kube, namespace: str) -> None:

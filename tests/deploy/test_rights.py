@@ -188,6 +188,7 @@ def test_failure_policies() -> None:
     webhooks = {hook["name"]: hook for hook in OBJECTS.one("MutatingWebhookConfiguration", "resultsfs")["webhooks"]}
     assert {name: hook["failurePolicy"] for name, hook in webhooks.items()} == {
         "pods.resultsfs.dev": "Ignore",
+        "pods-again.resultsfs.dev": "Ignore",
         "runs.resultsfs.dev": "Fail",
     }
     assert webhooks["pods.resultsfs.dev"]["reinvocationPolicy"] == "IfNeeded"
