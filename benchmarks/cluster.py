@@ -17,6 +17,7 @@ import click
 
 from benchmarks import machine
 from benchmarks.sampling import Spread
+from benchmarks.usage import PEAK, RESIDENT, Usage
 from resultsfs.reference import LENGTH
 from tests.cluster.etcd import Etcd
 from tests.cluster.flags import feature_flags
@@ -40,6 +41,7 @@ _RELIST = 1.0
 """Seconds: so often the kubelet looks for containers that have ended. Started right after another's end, a TaskRun
 would always meet it at the same moment, and a small delay cost nothing or a whole second; so each waits at random."""
 _RUNNING, _COMPLETED = "created to first step running", "created to seen as completed"
+_SMALL, _LARGE = "a TaskRun with a small result", "a PipelineRun with three results of 100 KB"
 _RESULTS_ARE_IN = ("tekton.dev/pipelineruns", "tekton.dev/taskruns")
 MOST_ADDED = 0.3
 """Seconds: what resultsfs may add to termination messages."""
@@ -65,17 +67,27 @@ def main(repeat: int, instance: str, output: Path | None) -> None:
     load([recipes.project()], Cluster(cluster).ctr())
     loads = [_load()]
     with Kube(cluster.kubeconfig) as kube, installed(Cluster(cluster), kube):
+        usage = Usage(cluster)
         with Room(kube, "bench-stock") as stock, Room(kube, "bench-resultsfs", {LABEL: "true"}) as ours:
-            starts = _starts(kube, stock, ours, repeat)
+            starts = _starts(kube, stock, ours, usage, repeat)
         loads.append(_load())
-        stored = _stored(kube, Etcd(cluster), repeat)
+        stored = _stored(kube, Etcd(cluster), usage, repeat)
+        memory = usage.memory()
     loads.append(_load())
     click.echo(f"load average before, between and after: {', '.join(f'{load:.1f}' for load in loads)}")
     _show_starts(starts)
     _show_stored(stored, repeat)
+    _show_usage(usage, memory)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        found = {"machine": facts, "loads": loads, "starts": starts, "etcd": stored}
+        found = {
+            "machine": facts,
+            "loads": loads,
+            "starts": starts,
+            "etcd": stored,
+            "cpu": usage.burnt,
+            "memory": memory,
+        }
         output.write_text(json.dumps(found, indent=1))
 
 
@@ -108,7 +120,17 @@ def _show_stored(stored: Stored, repeat: int) -> None:
     click.echo(f"sidecar-logs takes {ratio:.0f} times resultsfs (target: {LEAST_SAVED}; {verdict})")
 
 
-def _starts(kube: Kube, stock: Room, ours: Room, repeat: int) -> Samples:
+def _show_usage(usage: Usage, memory: dict[str, dict[str, int]]) -> None:
+    for work, programs in usage.burnt.items():
+        for program, samples in programs.items():
+            milliseconds = statistics.fmean(samples) * 1000
+            click.echo(f"{f'{program}: CPU for {work}':55} {milliseconds:6.1f} ms (mean)")
+    for program, found in memory.items():
+        resident, peak = found[RESIDENT] / 1e6, found[PEAK] / 1e6
+        click.echo(f"{f'{program}: memory':55} {resident:6.1f} MB resident in the end, {peak:.1f} MB at the most")
+
+
+def _starts(kube: Kube, stock: Room, ours: Room, usage: Usage, repeat: int) -> Samples:
     """Seconds from a TaskRun's creation to its first step's command, and to its end, one TaskRun at a time.
 
     Stock Tekton and resultsfs alternate; the first of each turn shares the machine with the change and is not counted.
@@ -118,7 +140,8 @@ def _starts(kube: Kube, stock: Room, ours: Room, repeat: int) -> Samples:
         for number in range(-1, _share(repeat, turn)):
             pair = [(STOCK, stock), (OURS, ours)]
             for mode, room in pair if number % 2 else reversed(pair):
-                _timed(room, mode, f"{turn}-{number + 1}", samples if number >= 0 else None)
+                with usage.of(_SMALL if mode == OURS and number >= 0 else ""):
+                    _timed(room, mode, f"{turn}-{number + 1}", samples if number >= 0 else None)
         with feature_flags(kube, stock, **_SIDECAR_FLAGS):
             for number in range(-1, _share(repeat, turn)):
                 _timed(stock, SIDECAR, f"{turn}-{number + 1}", samples if number >= 0 else None)
@@ -143,13 +166,13 @@ def _share(repeat: int, turn: int) -> int:
     return repeat // _ROUNDS + (turn < repeat % _ROUNDS)
 
 
-def _stored(kube: Kube, etcd: Etcd, repeat: int) -> Stored:
+def _stored(kube: Kube, etcd: Etcd, usage: Usage, repeat: int) -> Stored:
     """Bytes in etcd for PipelineRuns of one task with three results, which are results of the pipeline too."""
     with Room(kube, "bench-plain") as room:
         plain = _put(room, etcd, repeat, 1, 1)
     with Room(kube, "bench-sidecar") as room, feature_flags(kube, room, **_SIDECAR_FLAGS):
         sidecar = _put(room, etcd, repeat, _SIZE, _SIZE)
-    with Room(kube, "bench-large", {LABEL: "true"}) as room:
+    with Room(kube, "bench-large", {LABEL: "true"}) as room, usage.of(_LARGE, repeat):
         ours = _put(room, etcd, repeat, _SIZE, LENGTH)
     return {"1 byte, termination-message": plain, "100 KB, sidecar-logs": sidecar, "100 KB, resultsfs": ours}
 
