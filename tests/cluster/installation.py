@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import yaml
 
+from csi.holder import Holder
 from tests.cluster.images import recipes
 from tests.cluster.kube import DEPLOYMENT, NAMESPACE, POD, Kind, Kube, Manifest, condition_is
 from tests.cluster.machine.lifecycle import Cluster
@@ -30,6 +31,9 @@ DAEMONSET = Kind("apps/v1", "DaemonSet")
 CSI_NODE = Kind("storage.k8s.io/v1", "CSINode")
 VOLUME = Kind("v1", "PersistentVolume")
 _DEADLINE = 300.0
+_BACK = 400.0
+"""Seconds; the kubelet lets a container that ends again and again wait for five minutes."""
+_COMMANDS = {"holder": b"resultsfs.holder", "driver": b"csi\0driver", "mounter": b"csi\0mounter"}
 
 
 class Installation:
@@ -82,6 +86,42 @@ class Installation:
     def volumes(self) -> list[str]:
         """Volumes that have a directory on the node."""
         return self.node("sh", "-c", f"ls {STATE}/volumes").split()
+
+    def served(self) -> bool:
+        """Whether each volume on the node is served."""
+        socket = f"{self._cluster.node.root}{STATE}/holder/holder.sock"
+        try:
+            return Holder(socket, "").served() >= set(self.volumes())
+        except (ConnectionError, TimeoutError):
+            return False
+
+    def processes(self, name: str) -> set[str]:
+        """Pids, as the node numbers them, of the holder, the driver or the mounter."""
+        found, ending = set(), b"-m\0" + _COMMANDS[name]
+        for place in (self._cluster.node.root / "proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if ending in (place / "cmdline").read_bytes():
+                    found.add(place.name)
+        return found
+
+    def signal(self, number: int, *names: str) -> None:
+        """Send a signal to the process of each name, to all at once."""
+        found = [self.processes(name) for name in names]
+        assert all(len(pids) == 1 for pids in found), found
+        self.node("kill", f"-{number}", *(pid for pids in found for pid in pids))
+
+    def kill(self, *names: str) -> None:
+        """Kill the process of each name, and wait until others have taken their places and serve."""
+        before = {name: self.processes(name) for name in names}
+        self.signal(9, *names)
+        eventually(lambda: all(len(self.processes(name) - pids) == 1 for name, pids in before.items()), _BACK)
+        eventually(self.served, _BACK)
+        self.settle()
+
+    def restarts(self, component: str) -> dict[str, int]:
+        """How often each container of a component's pods was restarted."""
+        statuses = [status for pod in self.pods(component) for status in pod["status"].get("containerStatuses", [])]
+        return {status["name"]: status["restartCount"] for status in statuses}
 
     def drivers(self) -> set[str]:
         """The CSI drivers that the kubelet knows."""

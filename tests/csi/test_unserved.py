@@ -52,7 +52,7 @@ def test_a_driver_lives_without_a_mounter(probing: Node) -> None:
     probing.mounter.kill9()
     eventually(lambda: not ready(probing))
     eventually(lambda: metric(port, "resultsfs_volumes_not_served") == 1, 60)
-    assert json.loads(get(port, "/healthz")) == {"ok": True, "driver": "answers"}
+    assert json.loads(get(port, "/healthz"))["ok"] is True
     probing.start_mounter()
     eventually(lambda: ready(probing))
     eventually(lambda: metric(port, "resultsfs_volumes_not_served") == 0, 60)
@@ -99,7 +99,7 @@ def test_a_driver_that_hangs_is_not_alive(tmp_path: Path) -> None:
     go_on = threading.Event()
     try:
         alive = Alive(socket, answering)
-        assert alive() == (True, {"driver": "answers"})
+        eventually(lambda: alive() == (True, {"driver": "answers"}))
         threads.submit(go_on.wait)
         good, said = alive()
         assert good
