@@ -86,6 +86,11 @@ class Room:
         found = self.kube.list(TASKRUN, self.name, label_selector=selector)
         return {run["metadata"]["labels"]["tekton.dev/pipelineTask"]: run for run in found}
 
+    def told(self, name: str) -> str:
+        """The Events about an object, a line each, as `kubectl describe` shows them."""
+        found = self.kube.list(EVENT, self.name, field_selector=f"involvedObject.name={name}")
+        return "\n".join(f"{event['reason']}: {event.get('message', '')}" for event in found)
+
     def drivers(self, pod: str) -> list[str]:
         """The CSI drivers of a pod's inline volumes."""
         volumes = self.kube.get(POD, pod, self.name)["spec"]["volumes"]

@@ -29,11 +29,32 @@ _STOP_SECONDS = 10.0
 
 
 class S3Server:
-    """A running server. `endpoint` is its URL, `directory` has one directory for each bucket."""
+    """A server, running from the start. `endpoint` is its URL, `directory` has one directory for each bucket."""
 
-    def __init__(self, endpoint: str, directory: Path) -> None:
-        self.endpoint = endpoint
-        self.directory = directory
+    def __init__(self, home: Path, host: str) -> None:
+        self.directory = home / "buckets"
+        self._home = home
+        self._process, self.endpoint = _start(home, self.directory, host)
+
+    def stop(self) -> None:
+        """End it: connections are refused from then on."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def start(self, secret_key: str = "") -> None:
+        """Serve again at the same URL, with the same content; by another secret key if one is given."""
+        self._process = _serve(self._home, self.directory, self.endpoint, secret_key or SECRET_KEY)
+        if not _answers(self.endpoint, self._process):
+            raise RuntimeError(f"rclone did not start again: {(self._home / 'rclone.log').read_text()}")
+
+    def restart(self, secret_key: str = "") -> None:
+        """Stop and start."""
+        self.stop()
+        self.start(secret_key)
 
     def bucket(self) -> str:
         """A new, empty bucket."""
@@ -86,36 +107,25 @@ def required() -> str:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[S3Server]:
+def serving(home: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
     """The server, gone with its data afterwards. `home` is an existing directory for buckets, cache and log.
 
     Raises RuntimeError when rclone is missing or does not start.
     """
-    directory = home / "buckets"
-    directory.mkdir()
-    process, endpoint = _start(home, directory)
+    (home / "buckets").mkdir()
+    server = S3Server(home, host)
     try:
-        yield S3Server(endpoint, directory)
+        yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
+        server.stop()
+        shutil.rmtree(server.directory, ignore_errors=True)
 
 
-def _start(home: Path, directory: Path) -> tuple[subprocess.Popen[bytes], str]:
+def _start(home: Path, directory: Path, host: str) -> tuple[subprocess.Popen[bytes], str]:
     log = home / "rclone.log"
     for _ in range(5):  # the free port may have been taken before the server came to it
-        endpoint = f"http://127.0.0.1:{_free_port()}"
-        command = [required(), "serve", "s3", str(directory), "--addr", endpoint.removeprefix("http://")]
-        command += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", os.devnull, "--log-file", str(log)]
-        # No MD5 as ETag: it would be computed over the whole file for each request.
-        command += ["--etag-hash", ""]
-        command += ["--cache-dir", str(home / "cache"), "--vfs-cache-mode", "off"]
-        process = subprocess.Popen(command)
+        endpoint = f"http://{host}:{_free_port(host)}"
+        process = _serve(home, directory, endpoint, SECRET_KEY)
         if _answers(endpoint, process):
             return process, endpoint
         process.kill()
@@ -123,9 +133,19 @@ def _start(home: Path, directory: Path) -> tuple[subprocess.Popen[bytes], str]:
     raise RuntimeError(f"rclone did not start: {log.read_text() if log.exists() else 'no log'}")
 
 
-def _free_port() -> int:
+def _serve(home: Path, directory: Path, endpoint: str, secret_key: str) -> subprocess.Popen[bytes]:
+    command = [required(), "serve", "s3", str(directory), "--addr", endpoint.removeprefix("http://")]
+    command += ["--auth-key", f"{ACCESS_KEY},{secret_key}", "--config", os.devnull]
+    command += ["--log-file", str(home / "rclone.log")]
+    # No MD5 as ETag: it would be computed over the whole file for each request.
+    command += ["--etag-hash", ""]
+    command += ["--cache-dir", str(home / "cache"), "--vfs-cache-mode", "off"]
+    return subprocess.Popen(command)
+
+
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
