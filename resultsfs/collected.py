@@ -53,6 +53,15 @@ class Collected:
         assert self.source is not None
         return self.source
 
+    def carries(self, other: Collected) -> bool:
+        """Whether what is published here is, whole, the content that another collector found at the same name."""
+        if self.cut:
+            return False
+        if self.digest is not None and other.digest is not None:
+            return self.digest == other.digest
+        upload = self.uploads.get(-1)
+        return upload is not None and other.source is not None and upload.state == other.source.state()
+
     def commit(self) -> None:
         """Let the collector have what is staged."""
         if self.staged is not None:

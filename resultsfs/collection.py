@@ -158,6 +158,8 @@ class Collection:
     def _decide(self) -> None:
         limits = self._volume.limits()
         plan = self._plan()
+        if plan.over_total and self._leave_to_others():
+            plan = self._plan()
         asked: set[str] = set()
         # a type that is learned changes the plan, and a new plan may spill what nobody asked about yet
         while doubtful := [name for name in self._items if name not in asked and self._doubtful(name, plan)]:
@@ -175,6 +177,14 @@ class Collection:
                 self._start_uploads(item)
         self._overfull = plan.over_total and message.kubelet_limit(self._volume.containers) < message.LIMIT
         self._fail_visibly(item for item in self._items.values() if item.shown is not None)
+
+    def _leave_to_others(self) -> bool:
+        """Tekton starts a step before the last one has collected: what that one is reading, this one need not carry."""
+        others = [other._items for other in self._volume.collections()]
+        left = [name for name, it in self._items.items() if any(name in of and of[name].carries(it) for of in others)]
+        for name in left:
+            self._items.pop(name).let_go()
+        return bool(left)
 
     @staticmethod
     def _doubtful(name: str, plan: Plan) -> bool:

@@ -182,9 +182,13 @@ class Volume:
             collection.abandon()
         return fresh
 
+    def collections(self) -> list[Collection]:
+        """Those of collectors that lived when the last one came."""
+        return list(self._collections.values())
+
     def hold_awaited(self, directory: int, name: str, inode: int) -> None:
         """A file is about to lose a name; if a collector waits until it is stored, another server could still do so."""
-        if any(inode in collection.awaited for collection in list(self._collections.values())):
+        if any(inode in collection.awaited for collection in self.collections()):
             try:
                 frozen.hold(self.spool.session, directory, name, inode)
             except OSError as error:
@@ -192,7 +196,7 @@ class Volume:
 
     def drop_held(self) -> None:
         """Let go of nameless files that no collector awaits any more."""
-        collections = list(self._collections.values())
+        collections = self.collections()
         frozen.drop_held(self.spool.session, lambda inode: any(inode in found.awaited for found in collections))
 
     def limits(self) -> Limits:

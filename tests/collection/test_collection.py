@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from resultsfs import message
+from resultsfs.collector import Collector
 from resultsfs.record import Keep, Mode
 from resultsfs.reference import Reference
 
@@ -120,6 +121,26 @@ def test_sixty_results_fit_the_share_of_twelve_containers(bench: MakeBench) -> N
         read = volume.collect()
         assert set(read) == set(names[step * 5 : step * 5 + 5])
         assert len(message.encode(read.items(), exit_code=1)) <= message.kubelet_limit(13)
+
+
+def test_two_steps_at_once_fit_their_own_messages(bench: MakeBench) -> None:
+    """A step has begun to read its results when the next one, which Tekton had started, reads: each carries its own."""
+    names = tuple(f"result-{at}" for at in range(12))
+    volume = bench(names, containers=13)
+    for name in names[:6]:
+        volume.write(name, name.encode() * 50)
+    first = volume.volume.collection(Collector(os.getpid(), 1))  # a process that lives
+    before = {names[0]: volume.read(first, names[0])}
+    for name in names[6:]:
+        volume.write(name, name.encode() * 60)
+    second = volume.collect()
+    assert set(second) == set(names[6:])
+    before |= {name: volume.read(first, name) for name in names[1:]}
+    assert {name for name, value in before.items() if value is not None} == set(names[:6])
+    for read in (before, second):
+        carried = {name: value for name, value in read.items() if value is not None}
+        assert all(volume.content(value) for value in carried.values())
+        assert len(message.encode(carried.items(), exit_code=0)) <= message.kubelet_limit(13)
 
 
 def test_kept_inline_is_never_spilled(bench: MakeBench) -> None:
