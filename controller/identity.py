@@ -33,7 +33,11 @@ SETTLE = datetime.timedelta(seconds=20)
 """How long what is new waits until every replica and the API server have seen it."""
 TOKEN_LIFE = datetime.timedelta(hours=1)
 """A token is in error messages of the API server when a webhook does not answer: it does not live long."""
-PATHS = {"pods.resultsfs.dev": "/mutate/pods", "runs.resultsfs.dev": "/mutate/taskruns"}
+PATHS = {
+    "pods.resultsfs.dev": "/mutate/pods",
+    "pods-again.resultsfs.dev": "/mutate/pods",
+    "runs.resultsfs.dev": "/mutate/taskruns",
+}
 """Where a webhook of the configuration is answered, but for the token, by its name."""
 _TOKENS, _MADE = "tokens", "made"
 _log = logging.getLogger(__name__)

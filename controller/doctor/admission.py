@@ -10,13 +10,14 @@ from controller.admission.names import RESOLVED
 from controller.doctor.platform import divided
 from controller.doctor.rights import SECRETS as CERTIFICATES
 from controller.doctor.view import DEPLOYMENTS, SYSTEM, View, failed, is_ready, warned, well, why_not_ready
+from controller.identity import PATHS
 from controller.kube.errors import ApiError
 from controller.kube.resources import MUTATING_WEBHOOKS, SECRETS, TASK_RUNS, Resource, Tree, annotations_of
 from resultsfs.cli.checks import Check
 from resultsfs.errors import InvalidSetting
 
 SERVICE = "resultsfs-controller"
-WEBHOOKS = ("pods.resultsfs.dev", "pods-again.resultsfs.dev", "runs.resultsfs.dev")
+WEBHOOKS = tuple(PATHS)
 LATE = datetime.timedelta(days=20)
 """Certificates of the controller's own hold 90 days and are renewed after 60: with less left, renewing fails."""
 _SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")

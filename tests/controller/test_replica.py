@@ -60,7 +60,8 @@ def test_replicas_share_one_identity(kube: Kube, namespace: str, webhooks: str) 
     look(first)
     look(second)
     assert first.ready and first.expiry == second.expiry
-    (pods, bundle), (runs, same) = registered(kube, webhooks)
+    (pods, bundle), again, (runs, same) = registered(kube, webhooks)
+    assert again == (pods, bundle)
     assert bundle == same and bundle.count(b"BEGIN CERTIFICATE") == 1
     token = pods.removeprefix("/mutate/pods/")
     assert runs == f"/mutate/taskruns/{token}" and len(token) >= 32

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.identity import PATHS
 from resultsfs.server.capabilities import NEEDED
 from tests.support.chart import Tree, committed
 
@@ -74,6 +75,12 @@ def test_bindings_name_their_component_alone() -> None:
     for binding in bindings:
         assert [subject["name"] for subject in binding["subjects"]] == [binding["roleRef"]["name"]]
     assert len(bindings) == 4
+
+
+def test_the_controller_knows_its_webhooks() -> None:
+    """Each webhook of the configuration has its path in the controller, which registers no other."""
+    webhooks = OBJECTS.one("MutatingWebhookConfiguration", "resultsfs")["webhooks"]
+    assert {one["name"]: one["clientConfig"]["service"]["path"] for one in webhooks} == PATHS
 
 
 def test_the_holder_cannot_speak() -> None:
