@@ -217,7 +217,7 @@ class Server:
             self._link.send(failure)
         elif served.dropped:
             self._drop(served)
-        elif served.session is not None:
+        elif served.session is not None and not served.session.closed:  # which it is when this server was told to stop
             self.loop.add(served.session)
 
     def _ready(self, served: Served, take_over: bool) -> None:

@@ -134,7 +134,7 @@ def end_under_load(way: str, number: int, capsys: pytest.CaptureFixture[str]) ->
         eventually(lambda: handles(spool) == 0)
         os.statvfs(point)  # the server is done with the last release
         assert os.listdir(spool / "hidden") == []
-        assert let_go(holder.pid) == 0
+        assert way != "passthrough" or let_go(holder.pid) == 0
         assert made.unmount() == 1
         with capsys.disabled():
             print(f"\n{way}: {ENDS} servers ended by signal {number} in {took:.0f} s, operations: {counts}")
