@@ -54,6 +54,8 @@ class Single:
 
     def _changed(self) -> None:
         held = self._held
+        if held is not None and held.ready:
+            self._server.serves()
         if held is not None and held.ready and not self._was_ready:
             self._was_ready = True
             if self._ready is not None:

@@ -14,7 +14,7 @@ from resultsfs.holder.loop import Loop
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 10.0  # seconds until one that keeps dying is started again
-_SETTLED = 10.0  # seconds after which a server counts as one that works
+_SETTLED = 10.0  # seconds of serving after which a server counts as one that works
 
 
 class Supervisor:
@@ -27,6 +27,7 @@ class Supervisor:
         self._pid = 0
         self._pidfd = -1
         self._started = 0.0
+        self._served: float | None = None
         self._pause = 0.0
         self._ending = False
         self.ended: Callable[[], None] = lambda: None
@@ -36,10 +37,15 @@ class Supervisor:
         """Start the server; it inherits what is inheritable. Raises OSError."""
         if self._ending:
             return
-        self._started = time.monotonic()
+        self._started, self._served = time.monotonic(), None
         self._pid = os.posix_spawn(self._command[0], self._command, os.environ)
         self._pidfd = os.pidfd_open(self._pid)
         self._loop.watch(self._pidfd, select.EPOLLIN, lambda _: self._gone())
+
+    def serves(self) -> None:
+        """The server has become ready: from now on it counts how long it lives. Idempotent."""
+        if self._served is None:
+            self._served = time.monotonic()
 
     def _gone(self) -> None:
         self._loop.unwatch(self._pidfd)
@@ -51,10 +57,12 @@ class Supervisor:
             return
         if not self._died(code):
             return
-        lived = time.monotonic() - self._started
-        self._pause = 0.0 if lived >= _SETTLED else min(max(self._pause * 2, _FIRST_PAUSE), _LAST_PAUSE)
-        now = "at once" if self._pause <= _FIRST_PAUSE else f"in {self._pause:g} s, for this keeps happening"
-        log.warning("the server (pid %d) ended with %d after %.1f s; another starts %s", pid, code, lived, now)
+        now = time.monotonic()
+        lived = now - self._started
+        settled = self._served is not None and now - self._served >= _SETTLED
+        self._pause = 0.0 if settled else min(max(self._pause * 2, _FIRST_PAUSE), _LAST_PAUSE)
+        when = "at once" if self._pause <= _FIRST_PAUSE else f"in {self._pause:g} s, for this keeps happening"
+        log.warning("the server (pid %d) ended with %d after %.1f s; another starts %s", pid, code, lived, when)
         self._loop.after(0.0 if self._pause <= _FIRST_PAUSE else self._pause, self.start)
 
     def end(self, patience: float) -> None:
