@@ -223,10 +223,10 @@ class Server:
     def _ready(self, served: Served, take_over: bool) -> None:
         served.ready = True
         how = "takes over" if take_over else "serves"
-        log.info("%s volume %s at %s", how, served.volume.volume_id, served.volume.mountpoint)
+        self._link.send(Ready(served.volume.volume_id))  # before it is said: who hears that asks the holder
         if take_over:
             self._provider.taken_over(served.volume.volume_id)
-        self._link.send(Ready(served.volume.volume_id))
+        log.info("%s volume %s at %s", how, served.volume.volume_id, served.volume.mountpoint)
 
     def _drop(self, served: Served) -> None:
         """Stop serving a volume, on the loop's thread."""
