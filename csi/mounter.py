@@ -147,8 +147,8 @@ class Mounter:
         self._provider.common = settings
         for cache in self.server.shared.caches():
             cache.bound(settings.cache_size_limit)
-        self.metrics.reloads.labels("applied").inc()
         self._disk.look()
+        self.metrics.reloads.labels("applied").inc()
 
     def _refused(self, error: InvalidSetting) -> None:
         self.metrics.reloads.labels("refused").inc()
