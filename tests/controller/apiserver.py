@@ -6,7 +6,6 @@ The programs are those of the cluster's tests, built once and kept outside the c
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from controller.kube.errors import ApiError
 from tests.cluster.machine import debian, golang
 from tests.cluster.machine.errors import ClusterError
 from tests.cluster.machine.keys import Authority, Pair, kubeconfig
+from tests.support.ports import free_ports
 
 START = 120.0
 """Seconds; only a broken server ever reaches it."""
@@ -164,15 +164,3 @@ def _apiserver(program: str, authority: Pair, server: Pair, signing: Pair, etcd:
         "--profiling=false",
         "--allow-privileged=true",  # the chart's holder
     ]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

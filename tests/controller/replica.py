@@ -21,13 +21,14 @@ from controller.kube.client import Kube
 from controller.kube.endpoint import from_kubeconfig
 from controller.kube.errors import Conflict, NotFound
 from controller.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, Resource
-from tests.controller.apiserver import ApiServer, free_ports
+from tests.controller.apiserver import ApiServer
 from tests.support import chart, tekton
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 SYSTEM = "resultsfs"
 ACCOUNT = "resultsfs-controller"
-START = 60.0
+START = 120.0
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
 _KINDS = {
     "ServiceAccount": Resource("", "v1", "serviceaccounts", "ServiceAccount"),
@@ -105,7 +106,7 @@ class Replica:
     def get(self, path: str) -> tuple[int, str]:
         """Status and text of a probe or of the metrics."""
         try:
-            with urllib.request.urlopen(f"{self.http}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"{self.http}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

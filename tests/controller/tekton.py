@@ -18,8 +18,9 @@ from controller.kube.errors import Conflict
 from controller.kube.resources import CONFIG_MAPS, PIPELINE_RUNS, TASK_RUNS, Resource, Tree
 from resultsfs.message import encode
 from tests.controller import replica
-from tests.controller.apiserver import ApiServer, free_ports
+from tests.controller.apiserver import ApiServer
 from tests.support import tekton
+from tests.support.ports import free_ports
 
 PODS = Resource("", "v1", "pods", "Pod")
 SYSTEM = "tekton-pipelines"

@@ -39,7 +39,7 @@ def server(answer: Answer) -> Iterator[Kube]:
         running.daemon_threads = True
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
-        kube = Kube(Endpoint(f"http://127.0.0.1:{running.server_address[1]}"), timeout=5)
+        kube = Kube(Endpoint(f"http://127.0.0.1:{running.server_address[1]}"), timeout=60)
         try:
             yield kube
         finally:
@@ -92,7 +92,7 @@ def test_nobody_there() -> None:
 
 def test_a_watch_that_stalls_silently_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that sends nothing and closes nothing does not hold a watch for ever."""
-    monkeypatch.setattr(client, "SLACK", 0.5)
+    monkeypatch.setattr(client, "SLACK", 4.0)  # the answer's head must come within it, and the second
     over = threading.Event()
 
     def hang(handler: BaseHTTPRequestHandler) -> None:

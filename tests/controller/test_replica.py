@@ -72,7 +72,7 @@ def test_replicas_share_one_identity(kube: Kube, namespace: str, webhooks: str) 
 
 def test_a_certificate_that_expired_is_made_anew(kube: Kube, namespace: str, webhooks: str) -> None:
     """The new authority is registered beside the old one while that holds, and a certificate past its time is replaced."""
-    short = Place(namespace, f"{namespace}-short", webhooks, ["127.0.0.1"], life=datetime.timedelta(seconds=3))
+    short = Place(namespace, f"{namespace}-short", webhooks, ["127.0.0.1"], life=datetime.timedelta(seconds=10))
     identity = Identity(kube, short)
     look(identity)
     before = identity.expiry

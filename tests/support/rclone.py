@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from resultsfs.settings import Settings
+from tests.support.ports import free_ports
 
 ACCESS_KEY = "resultsfs-tests"
 SECRET_KEY = "resultsfs-tests-secret"
 _START_SECONDS = 60.0
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 60.0
 
 
 class S3Server:
@@ -124,7 +125,7 @@ def serving(home: Path, host: str = "127.0.0.1") -> Iterator[S3Server]:
 def _start(home: Path, directory: Path, host: str) -> tuple[subprocess.Popen[bytes], str]:
     log = home / "rclone.log"
     for _ in range(5):  # the free port may have been taken before the server came to it
-        endpoint = f"http://{host}:{_free_port(host)}"
+        endpoint = f"http://{host}:{free_ports(1, host)[0]}"
         process = _serve(home, directory, endpoint, SECRET_KEY)
         if _answers(endpoint, process):
             return process, endpoint
@@ -141,13 +142,6 @@ def _serve(home: Path, directory: Path, endpoint: str, secret_key: str) -> subpr
     command += ["--etag-hash", ""]
     command += ["--cache-dir", str(home / "cache"), "--vfs-cache-mode", "off"]
     return subprocess.Popen(command)
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _answers(endpoint: str, process: subprocess.Popen[bytes]) -> bool:
