@@ -17,7 +17,7 @@ from resultsfs import mountinfo, mounting
 from resultsfs.errors import MountError
 
 COMMAND = [sys.executable, "-P", "-c", "from resultsfs.cli import main; main()"]
-DEADLINE = 100.0
+DEADLINE = 300.0
 """Seconds that only a hanging command reaches."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -192,7 +193,7 @@ def test_a_run_that_cannot_be_recorded_still_counts(home: Home) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(home: Home, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM cancel the run: it ends as failed, its processes and mounts with it."""
-    marker = f"sleep {1_000_000 + number}"
+    marker = f"sleep {1_000_000 + number}.{os.getpid()}"  # other tests may run on this machine
     path = home.file("t.yaml", task(f"#!/bin/sh\necho sleeping\nexec {marker}", "[{name: r}]"))
     process = home.start("run", path, "--output", "json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:

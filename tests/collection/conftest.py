@@ -22,6 +22,7 @@ from resultsfs.spool import Spool
 from resultsfs.store import Key, Store
 from resultsfs.volume import Volume
 from resultsfs.workers import Workers
+from tests.support.waiting import DEADLINE
 
 WORKERS = 2
 """Threads of each kind."""
@@ -59,7 +60,7 @@ class Bench:
         self._pids = itertools.count(1)
         self.start()
         # a new volume looks for what a predecessor left; in an empty spool it must not find what a test is writing
-        looked = threading.Barrier(WORKERS + 1, timeout=30)
+        looked = threading.Barrier(WORKERS + 1, timeout=DEADLINE)
 
         def meet() -> None:
             looked.wait()

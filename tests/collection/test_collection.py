@@ -14,6 +14,7 @@ from resultsfs import message
 from resultsfs.collector import Collector
 from resultsfs.record import Keep, Mode
 from resultsfs.reference import Reference
+from tests.support.waiting import DEADLINE
 
 BIG = b"0123456789abcdef" * 20_000  # 320 KB
 
@@ -276,7 +277,7 @@ def test_background_upload_comes_before_the_collector(bench: MakeBench) -> None:
 
     volume.spool.note_stored = noted
     volume.write("a", BIG + b"!")
-    assert stored.wait(20)
+    assert stored.wait(DEADLINE)
     runs = list(volume.store.runs())
     assert runs == [("default", volume.record.run_uid)]
 
@@ -299,6 +300,6 @@ def test_collected_before_its_quiet_time_is_uploaded_once(bench: MakeBench) -> N
     last = threading.Event()
     for _worker in range(2):
         volume.workers[0].submit(last.set, 0.3)
-    assert last.wait(20)
+    assert last.wait(DEADLINE)
     assert volume.content(reference) == BIG
     assert len(sent) == 2

@@ -7,45 +7,46 @@ import json
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from resultsfs import message
-from resultsfs.errors import UploadAbandoned
+from resultsfs.errors import StoreUnavailable, UploadAbandoned
 from resultsfs.record import Mode, ResultType
 from resultsfs.reference import Reference
 from resultsfs.settings import Settings
-from tests.support.waiting import eventually
+from resultsfs.uploads import FileSource
+from tests.support.waiting import DEADLINE, eventually
 
 BIG = b"0123456789abcdef" * 20_000
 MakeBench = Callable[..., Any]
 
 
 @pytest.fixture
-def nowhere(monkeypatch: pytest.MonkeyPatch) -> Settings:
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """A store at a port where nobody listens, given up on soon."""
     for name, value in (("ID", "nobody"), ("SECRET", "nothing")):
         monkeypatch.setenv(f"AWS_ACCESS_KEY_{name}" if name == "ID" else "AWS_SECRET_ACCESS_KEY", value)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return Settings(
-        store="s3://bucket/prefix",
-        s3_endpoint=f"http://127.0.0.1:{port}",
-        s3_region="us-east-1",
-        store_retries=0,
-        store_timeout=1.0,
-        spill_delay=0.0,
-        spill_deadline=0.5,
-    )
+    with socket.socket() as deaf:  # bound and not listening: nobody else can begin to
+        deaf.bind(("127.0.0.1", 0))
+        yield Settings(
+            store="s3://bucket/prefix",
+            s3_endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}",
+            s3_region="us-east-1",
+            store_retries=0,
+            store_timeout=1.0,
+            spill_delay=0.0,
+            spill_deadline=0.5,
+        )
 
 
 def test_store_away_what_fits_stock_tekton_still_works(bench: MakeBench, nowhere: Settings) -> None:
     """Results spilled only for a lowered threshold come inline after the deadline, whole, with Events that say why."""
     volume = bench(settings=Settings(**{**_fields(nowhere), "result_size_threshold": 100, "spill_deadline": 8.0}))
+    with pytest.raises(StoreUnavailable):  # the first request loads the client, which may take seconds
+        volume.store.probe()
     volume.write("a", b"x" * 1500)
     volume.write("b", b"y" * 1500)
     assert volume.collect() == {"a": b"x" * 1500, "b": b"y" * 1500}
@@ -110,9 +111,9 @@ def test_store_that_comes_back_in_time(bench: MakeBench, nowhere: Settings, tmp_
     read: list[dict[str, bytes]] = []
     collector = threading.Thread(target=lambda: read.append(volume.collect()))
     collector.start()
-    assert failed.wait(30)
+    assert failed.wait(DEADLINE)
     volume.store = good.store
-    collector.join(60)
+    collector.join(DEADLINE)
     broken.close()
     assert volume.content(read[0]["a"]) == BIG
 
@@ -141,7 +142,7 @@ def test_what_a_reference_names_is_a_state_the_file_had(bench: MakeBench) -> Non
     thread = threading.Thread(target=writer)
     thread.start()
     try:
-        assert written.wait(10)
+        assert written.wait(DEADLINE)
         values = [volume.collect().get("a") for _ in range(5)]
     finally:
         stop.set()
@@ -151,7 +152,7 @@ def test_what_a_reference_names_is_a_state_the_file_had(bench: MakeBench) -> Non
     assert all(len(set(content)) == 1 and len(content) == 3000 for content in contents)
 
 
-def test_large_file_that_keeps_changing_is_copied(bench: MakeBench) -> None:
+def test_large_file_that_keeps_changing_is_copied(bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of several MiB under a steady writer ends as a private copy whose digest is the reference's."""
     volume = bench(spill_delay=60)
     path = volume.file("a")
@@ -167,12 +168,27 @@ def test_large_file_that_keeps_changing_is_copied(bench: MakeBench) -> None:
 
     volume.spool.private_copy = copied
 
+    turns = [0]
+
     def writer() -> None:
         descriptor = os.open(path, os.O_WRONLY)
         while not stop.is_set():
             os.pwrite(descriptor, os.urandom(64), 4 << 20)
             volume.volume.nodes.changed(node, 6 << 20)
+            turns[0] += 1
         os.close(descriptor)
+
+    read_by_chunks = FileSource.chunks
+
+    def chunks(source: FileSource) -> Iterator[bytes]:
+        """The content, and a write in the middle of it, however slow the writer is."""
+        for number, chunk in enumerate(read_by_chunks(source)):
+            if number == 2 and not copies:
+                enough = turns[0] + 2  # one may have been under way
+                eventually(lambda enough=enough: turns[0] >= enough)  # type: ignore[misc]
+            yield chunk
+
+    monkeypatch.setattr(FileSource, "chunks", chunks)
 
     thread = threading.Thread(target=writer)
     thread.start()
@@ -259,13 +275,12 @@ def test_store_that_hangs_at_the_manifest(bench: MakeBench) -> None:
     volume = bench(spill_deadline=0.5)
     manifests = HangingManifests(volume)
     volume.write("a", BIG)
+    eventually(lambda: bool(volume.spool.stored))  # or a slow machine would miss the deadline with that already
     assert volume.content(volume.collect()["a"]) == BIG
     assert "ManifestNotWritten" in volume.reasons()
     assert volume.manifest() == {}
     manifests.go.set()
-    deadline = time.monotonic() + 30
-    while not volume.manifest() and time.monotonic() < deadline:
-        threading.Event().wait(0.05)
+    eventually(lambda: bool(volume.manifest()))
     assert volume.manifest()["a"].size == len(BIG)
 
 
@@ -286,9 +301,9 @@ def test_collector_that_died_waiting_holds_up_nobody(bench: MakeBench) -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    assert manifests.asked.wait(20)
+    assert manifests.asked.wait(DEADLINE)
     dead.set()
-    thread.join(20)
+    thread.join(DEADLINE)
     assert [type(error) for error in ended] == [InterruptedError]
     volume.write("b", b"small")
     assert volume.read(volume.collector(), "b") == b"small"
@@ -299,8 +314,8 @@ def test_result_that_grows_while_its_type_is_asked_for(bench: MakeBench) -> None
     volume = bench(types={"a": ResultType.ARRAY}, skeleton_size_limit=16_384, spill_delay=3600.0)
     idle = threading.Barrier(3)  # nobody asks for the type before the collector does
     for _ in range(2):
-        volume.workers[0].submit(lambda: (idle.wait(30), None)[1])
-    idle.wait(30)
+        volume.workers[0].submit(lambda: (idle.wait(DEADLINE), None)[1])
+    idle.wait(DEADLINE)
     content = json.dumps(["x" * 9000]).encode()
     volume.write("a", content)
     answer = volume.host.result_types

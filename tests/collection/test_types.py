@@ -13,6 +13,7 @@ import pytest
 from resultsfs import message
 from resultsfs.record import Keep, ResultType
 from resultsfs.reference import WHOLE_ARRAY, Reference
+from tests.support.waiting import DEADLINE
 
 BIG = b"0123456789abcdef" * 20_000  # 320 KB
 
@@ -39,7 +40,7 @@ def test_who_asks_at_the_same_time_gets_the_same_answer(bench: MakeBench) -> Non
 
     def slow() -> Any:
         asked.set()
-        assert may_answer.wait(30)
+        assert may_answer.wait(DEADLINE)
         return answer()
 
     volume.host.result_types = slow
@@ -47,10 +48,10 @@ def test_who_asks_at_the_same_time_gets_the_same_answer(bench: MakeBench) -> Non
     askers = [threading.Thread(target=lambda: found.append(volume.volume.type_of("a"))) for _ in range(2)]
     for asker in askers:
         asker.start()
-    assert asked.wait(30)
+    assert asked.wait(DEADLINE)
     may_answer.set()
     for asker in askers:
-        asker.join(30)
+        asker.join(DEADLINE)
     assert found == [ResultType.ARRAY] * 2
     assert volume.host.asked_types == 1
 

@@ -87,7 +87,7 @@ def test_collector_waits_for_nothing_else(transport: str) -> None:
             assert waiting.poll() is None
         finally:
             waiting.kill()
-            assert waiting.wait(30) != 0
+            assert waiting.wait(100) != 0
             for pipe in (waiting.stdin, waiting.stdout, waiting.stderr):
                 assert pipe is not None
                 pipe.close()

@@ -39,12 +39,12 @@ def _fill(mount: Mount) -> None:
     (mount.path / "three").write_bytes(b"3" * (VOLUME - 2 * RESULT))
 
 
-def _has_room(mount: Mount, count: int) -> None:
-    """Exactly `count` bytes can be written, and not one more; they are given back."""
+def _write(file: Path, count: int) -> None:
+    """Write so many bytes, as soon as there is room."""
 
     def fits() -> bool:
         try:
-            (mount.path / "probe").write_bytes(b"p" * count)
+            file.write_bytes(b"p" * count)
         except OSError as error:
             assert error.errno == errno.ENOSPC
             return False
@@ -52,6 +52,11 @@ def _has_room(mount: Mount, count: int) -> None:
 
     # a file that is unlinked while open goes when the kernel tells of its last close, a moment later
     eventually(fits)
+
+
+def _has_room(mount: Mount, count: int) -> None:
+    """Exactly `count` bytes can be written, and not one more; they are given back."""
+    _write(mount.path / "probe", count)
     with open(mount.path / "more", "wb", buffering=0) as handle:
         _fails(errno.ENOSPC, lambda: handle.write(b"!"))
     os.unlink(mount.path / "more")
@@ -106,10 +111,10 @@ def test_room_comes_back(small: Mount) -> None:
     os.unlink(small.path / "one")
     _has_room(small, RESULT)
     os.truncate(small.path / "two", 10)
-    (small.path / "one").write_bytes(b"1" * RESULT)
+    _write(small.path / "one", RESULT)
     _has_room(small, RESULT - 10)
     os.rename(small.path / "three", small.path / "one")
-    (small.path / "filler").write_bytes(b"1" * RESULT)
+    _write(small.path / "filler", RESULT)
     _has_room(small, RESULT - 10)
 
 

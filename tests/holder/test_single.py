@@ -26,7 +26,7 @@ def mount() -> Iterator[Mount]:
 def _kill_server(mount: Mount) -> None:
     server = mount.server
     os.kill(server, signal.SIGKILL)
-    eventually(lambda: len(mount.pids) == 2 and mount.server != server)
+    eventually(lambda: mount.replaced(server))
 
 
 def test_a_server_that_keeps_dying_is_started_more_slowly(mount: Mount) -> None:
@@ -46,7 +46,7 @@ def test_a_server_that_is_told_to_end_is_replaced(mount: Mount) -> None:
     server = mount.server
     os.kill(server, signal.SIGTERM)
     (mount.path / "f").write_text("x")
-    eventually(lambda: len(mount.pids) == 2 and mount.server != server)
+    eventually(lambda: mount.replaced(server))
     assert "ended with 0" in mount.log()
 
 

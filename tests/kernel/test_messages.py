@@ -94,7 +94,7 @@ class Kernel:
         """One request and its answer, also if that has to wait; None for what is not answered."""
         answer = self.send(opcode, body, nodeid, unique)
         while answer is None and opcode not in SILENT:
-            self.posted.get(timeout=30)()
+            self.posted.get(timeout=100)()
             answer = self.answer(unique)
         return answer
 

@@ -86,7 +86,7 @@ def test_a_waiting_collector_goes_on_waiting(tmp_path: Path) -> None:
                 store.unlink()
                 assert collector.stdout is not None
                 reference = collector.stdout.read().decode()
-                assert collector.wait(30) == 0
+                assert collector.wait(100) == 0
             finally:
                 collector.kill()
         assert (mount.path / ".ref" / reference.rpartition("/")[2]).read_bytes() == BIG
@@ -113,7 +113,7 @@ def test_what_a_collector_waits_for_may_lose_its_name(tmp_path: Path, gone: str)
                 store.unlink()
                 assert collector.stdout is not None
                 reference = collector.stdout.read().decode()
-                assert collector.wait(30) == 0
+                assert collector.wait(100) == 0
             finally:
                 collector.kill()
         assert (mount.path / ".ref" / reference.rpartition("/")[2]).read_bytes() == BIG
@@ -128,7 +128,7 @@ def test_a_collector_that_writes(plain: TakenOver) -> None:
         with plain.dying(Opcode.OPEN, "after"), plain.collector(script) as collector:
             assert collector.stderr is not None
             assert collector.stderr.read() == b""
-            assert collector.wait(30) == 0
+            assert collector.wait(100) == 0
     assert (plain.path / "report").read_bytes() == b"after"
 
 

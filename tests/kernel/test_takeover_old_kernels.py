@@ -36,7 +36,7 @@ def test_a_kernel_that_cannot_ask_again_is_refused() -> None:
         client.start()
         assert mount.told("died", "ended") == "ended -9"
         assert "6.9" in mount.refused()
-        client.join(30)
+        client.join(100)
         assert errors == [errno.ECONNABORTED]
         with pytest.raises(OSError) as caught:
             os.listdir(mount.path)
@@ -76,7 +76,7 @@ def test_a_collector_that_waits_is_in_hand(tmp_path: Path) -> None:
                 assert mount.in_hand()
                 mount.kill()
                 assert "6.9" in mount.refused()
-                assert collector.communicate(timeout=30)[1].endswith(b"Software caused connection abort\n")
+                assert collector.communicate(timeout=100)[1].endswith(b"Software caused connection abort\n")
                 assert collector.returncode == 1
             finally:
                 collector.kill()

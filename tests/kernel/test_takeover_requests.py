@@ -145,7 +145,7 @@ def test_an_opener_that_is_killed_too_leaves_nothing(plain: TakenOver) -> None:
         assert plain.told("died", "ended") == "ended -9"
         reader.kill()
         plain.start()
-        reader.wait(30)
+        reader.wait(100)
     eventually(lambda: plain.handles() == 0)
 
 
@@ -156,7 +156,7 @@ def test_a_client_can_be_killed_while_there_is_no_server(plain: TakenOver) -> No
     with subprocess.Popen(["touch", str(plain.path / "new")]) as client:
         client.kill()
         plain.start()
-        assert client.wait(30) == -9
+        assert client.wait(100) == -9
     assert (plain.path / "f").read_bytes() == b"x"
 
 

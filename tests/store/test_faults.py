@@ -128,7 +128,7 @@ def test_a_full_store(fault_proxy: FaultProxy, s3_server: S3Server, opened: Open
 
 def test_a_server_that_hangs(fault_proxy: FaultProxy, opened: Open) -> None:
     """A server that neither reads nor answers is unavailable after store-timeout, for every kind of request."""
-    store = opened(fault_proxy.settings(store_timeout=0.3, store_retries=1, store_part_size=PART))
+    store = opened(fault_proxy.settings(store_timeout=1.0, store_retries=1, store_part_size=PART))
     key = key_of(LARGE)
     asks: list[Callable[[], object]] = [
         lambda: put(store, SMALL),
@@ -142,12 +142,12 @@ def test_a_server_that_hangs(fault_proxy: FaultProxy, opened: Open) -> None:
         fault_proxy.fault = Fault(Kind.HANG)
         with pytest.raises(StoreUnavailable, match="no answer in time"):
             ask()
-        assert fault_proxy.hits >= 2
+        fault_proxy.wait_for_hits(2)  # it may read what was sent after the client has given up
 
 
 def test_a_server_that_stops_reading_a_part(fault_proxy: FaultProxy, opened: Open) -> None:
     """A connection that takes no more of a body ends by store-timeout, the part is sent again."""
-    store = opened(fault_proxy.settings(store_timeout=2.0, store_part_size=PART))
+    store = opened(fault_proxy.settings(store_timeout=5.0, store_retries=4, store_part_size=PART))
     fault_proxy.fault = Fault(Kind.HANG, "PUT", "partNumber=2", times=1)
     key = put(store, LARGE)
     assert fault_proxy.hits == 1
@@ -157,8 +157,8 @@ def test_a_server_that_stops_reading_a_part(fault_proxy: FaultProxy, opened: Ope
 def test_a_slow_store_that_moves_is_not_cut(fault_proxy: FaultProxy, opened: Open) -> None:
     """Transfers that take longer than store-timeout go through, without a retry, while bytes pass."""
     data = content(2 << 20)
-    store = opened(fault_proxy.settings(store_timeout=3.0, store_retries=0))
-    fault_proxy.fault = Fault(Kind.SLOW, rate=512 << 10)  # four seconds each way
+    store = opened(fault_proxy.settings(store_timeout=6.0, store_retries=0))
+    fault_proxy.fault = Fault(Kind.SLOW, rate=256 << 10)  # eight seconds each way
     key = put(store, data)
     assert store.fetch(key, len(data)) == data
 

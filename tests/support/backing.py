@@ -18,7 +18,7 @@ def let_go(pid: int) -> int:
 
     The kernel tells of them in no other way. Those that are open go on, but are not opened once more. Takes root.
     """
-    (number,) = [int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(path) == "/dev/fuse"]
+    (number,) = [int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir() if _is_fuse(path)]
     pidfd = os.pidfd_open(pid)
     try:
         copy = _libc.syscall(_PIDFD_GETFD, pidfd, number, 0)
@@ -30,6 +30,13 @@ def let_go(pid: int) -> int:
         return sum(_close(Passthrough(copy), backing_id) for backing_id in range(1, _MOST))
     finally:
         os.close(copy)
+
+
+def _is_fuse(path: Path) -> bool:
+    try:
+        return os.readlink(path) == "/dev/fuse"
+    except FileNotFoundError:  # closed meanwhile
+        return False
 
 
 def _close(files: Passthrough, backing_id: int) -> bool:

@@ -72,7 +72,7 @@ class Runner:
         self._directory = directory
         self._store = f"file://{directory}/store"
 
-    def run(self, example: str, *options: str, timeout: float = 110) -> Outcome:
+    def run(self, example: str, *options: str, timeout: float = 500) -> Outcome:
         """Run a file below `examples/` through the command, to its end."""
         process = subprocess.run(
             [COMMAND, "run", EXAMPLES / example, "--store", self._store, "--output", "json", *options],

@@ -35,7 +35,7 @@ from tests.support.mount import record
 from tests.support.waiting import eventually
 
 M = TypeVar("M", bound=Message)
-DEADLINE = 60.0
+DEADLINE = 100.0
 
 
 class Process:

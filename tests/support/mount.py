@@ -26,7 +26,7 @@ from resultsfs.record import VolumeRecord
 TRANSPORTS = ("fusepy", "native")
 """The ways to the kernel, as `--transport` takes them."""
 
-START, STOP = 60.0, 30.0
+START, STOP = 100.0, 100.0
 """Deadlines in seconds: only a broken daemon ever reaches them."""
 
 _PR_SET_PDEATHSIG = 1
@@ -154,6 +154,11 @@ class Mount:
     def server(self) -> int:
         """The process that serves. Raises IndexError in the moment in which there is none."""
         return self.pids[1 if self.transport == "native" else 0]
+
+    def replaced(self, server: int) -> bool:
+        """Whether another server runs instead of that one, by one look: in between there may be none."""
+        pids = self.pids
+        return len(pids) == 2 and pids[1] != server
 
     def stop(self) -> None:
         """End the daemon in good order: SIGTERM; if that does not help, detach the mount and kill it."""

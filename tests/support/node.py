@@ -22,7 +22,7 @@ from csi.proto import csi_pb2, csi_pb2_grpc
 from resultsfs import mountinfo
 from tests.support.waiting import eventually
 
-SECONDS = 60.0
+SECONDS = 100.0
 """Deadline of a request; only a broken node ever reaches it."""
 OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +18,7 @@ from resultsfs.local.plan import Output, ResultDeclaration, StepPlan, TaskRunOut
 from resultsfs.local.pod import execute
 from resultsfs.settings import Settings
 
-DEADLINE = 60.0
+DEADLINE = 100.0
 
 
 def processes_in(directory: Path) -> list[int]:
@@ -121,8 +122,9 @@ class Machine:
     def pod_process(self) -> int:
         """The pod process: of those in the pod's mount namespace the one whose parent is this process."""
         for pid in self.processes():
-            if f"PPid:\t{os.getpid()}\n" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8"):
-                return pid
+            with suppress(OSError):  # it has ended meanwhile
+                if f"PPid:\t{os.getpid()}\n" in Path(f"/proc/{pid}/status").read_text(encoding="utf-8"):
+                    return pid
         raise AssertionError("no pod process")
 
     def wait_until_gone(self) -> None:

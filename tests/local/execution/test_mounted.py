@@ -130,12 +130,15 @@ def test_half_a_daemon_is_enough(machine: Machine, which: bytes) -> None:
 def kill(machine: Machine, *modules: bytes) -> None:
     """Kill the processes of the pod's daemon that run these, the holder first, so that it starts no other server."""
     for module in modules:
-        (found,) = [
-            pid
-            for pid in machine.processes()
-            if module in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b".single", b"").split(b"\0")
-        ]
+        (found,) = [pid for pid in machine.processes() if module in _words(pid)]
         os.kill(found, signal.SIGKILL)
+
+
+def _words(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b".single", b"").split(b"\0")
+    except OSError:  # it has ended meanwhile
+        return []
 
 
 def test_a_killed_pod_process_takes_the_mount_with_it(machine: Machine) -> None:

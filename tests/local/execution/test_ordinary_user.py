@@ -62,7 +62,7 @@ def run_where_user_namespaces_are_forbidden(directory: Path) -> None:
 
 
 # all of the others in one: minutes where the machine is busy
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(os.geteuid() != 0, reason="already an ordinary user: the other tests have proven it")
 def test_everything_works_as_an_ordinary_user(directory: Path) -> None:
     """All tests of execution pass for a user without any capability, in private namespaces."""

@@ -158,7 +158,7 @@ def test_a_command_that_cannot_start_fails_even_with_continue(machine: Machine) 
 def test_a_step_timeout_kills_what_the_step_started_and_keeps_results(machine: Machine) -> None:
     """Grandchildren in sessions of their own end too; results written before are collected."""
     outcome = machine.run(
-        StepPlan("a", script="echo -n v > /tekton/results/r; setsid sleep 1000 & sleep 1000", timeout=4.0),
+        StepPlan("a", script="echo -n v > /tekton/results/r; setsid sleep 1000 & sleep 1000", timeout=8.0),
         results=("r",),
     )
     assert outcome.reason == "StepFailed"
