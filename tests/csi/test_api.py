@@ -110,7 +110,7 @@ def cluster(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     kube.create(NAMESPACES, None, {"metadata": {"name": namespace}})
     kube.create(ACCOUNTS, namespace, {"metadata": {"name": "default"}})
     options = ["--api-server", api.url, "--api-ca", str(home / "ca.crt"), "--api-token", str(home / "token")]
-    with running(settings={"spill-deadline": "2s", "store-timeout": "1s"}, api=options) as node:
+    with running(api=options) as node:
         yield Cluster(api, kube, node, namespace)
     kube.close()
 
