@@ -46,6 +46,11 @@ class S3Server:
             self._process.kill()
             self._process.wait()
 
+    def kill(self) -> None:
+        """End it at once, in the middle of whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
     def start(self, secret_key: str = "") -> None:
         """Serve again at the same URL, with the same content; by another secret key if one is given."""
         self._process = _serve(self._home, self.directory, self.endpoint, secret_key or SECRET_KEY)
