@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -41,6 +41,12 @@ OTHERS: dict[str, Callable[[Site], None]] = {
 }
 """What may end an attempt in stock Tekton, too: it gives up where the API server does not take a pod, or the node loses
 a container. While the Service still leads to a controller that was killed, a pod may be one of stock Tekton."""
+_QUICK = ("driver and mounter are killed", "the holder is killed", "the node's pod is deleted", "the kubelet is killed")
+"""What is not slow: a minute each."""
+
+
+def _cases(names: Iterable[str]) -> list[object]:
+    return [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,7 @@ def traffic(cluster: Places, site: Site, hall: Room) -> Iterator[Traffic]:
         yield found
 
 
-@pytest.mark.parametrize("what", OURS)
+@pytest.mark.parametrize("what", _cases(OURS))
 def test_runs_do_not_notice(site: Site, hall: Room, traffic: Traffic, what: str) -> None:
     """What runs meanwhile ends well at its first attempt, as what comes after does; no pod stays."""
     before = traffic.judged()
@@ -68,7 +74,7 @@ def test_runs_do_not_notice(site: Site, hall: Room, traffic: Traffic, what: str)
     _no_pod_hangs(hall, traffic)
 
 
-@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("what", _cases(OTHERS))
 def test_runs_go_on(site: Site, hall: Room, traffic: Traffic, what: str) -> None:
     """What runs meanwhile ends well, at a second attempt only where stock Tekton would have needed one; no pod stays."""
     before = traffic.judged()
