@@ -8,6 +8,7 @@ properly.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -70,6 +71,9 @@ class S3Server:
         # Through the server: what it does not know of appears only when its cache of directories expires.
         fs = s3fs.S3FileSystem(key=ACCESS_KEY, secret=SECRET_KEY, endpoint_url=self.endpoint, skip_instance_cache=True)
         fs.call_s3("create_bucket", Bucket=name)
+        # s3fs itself would give the connection up after 0.1 s, whenever the garbage collector comes to it
+        client, fs._s3 = fs._s3, None
+        asyncio.run_coroutine_threadsafe(client.close(), fs.loop).result(_START_SECONDS)
         return name
 
     def settings(self, **more: Any) -> Settings:
