@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from controller import memory
 from controller.admission.features import FeatureFlags
 from controller.admission.lineage import Lineages
 from controller.admission.pods import PodAdmission
@@ -31,6 +30,7 @@ from controller.metrics import Metrics
 from controller.server import DRAIN, Servers, listen
 from controller.storing import Looking
 from controller.webhooks import Webhook, Webhooks
+from resultsfs import allocator
 from resultsfs.errors import ResultsError
 
 LEASE = "resultsfs-controller"
@@ -66,7 +66,7 @@ class Replica:
 
     def run(self) -> None:
         """Serve until SIGTERM. Raises OSError, InvalidSetting."""
-        memory.share()
+        allocator.share()
         try:
             asyncio.run(self._run())
         finally:
@@ -132,7 +132,7 @@ class Replica:
         async def look() -> None:
             if await asyncio.to_thread(self._configuration.reload):
                 _log.info("settings taken up")
-            memory.give_back()
+            allocator.give_back()
 
         await _again(stopping, RELOAD, look, "settings")
 

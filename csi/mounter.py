@@ -23,6 +23,7 @@ from csi.pods import PodHost
 from csi.recorder import Recorder
 from csi.targets import Targets
 from csi.web import Web
+from resultsfs import allocator
 from resultsfs.collector import ByExecutable, ByLink, ForSidecar, Identify
 from resultsfs.disk import NodeDisk
 from resultsfs.errors import InvalidSetting
@@ -197,6 +198,7 @@ def run(options: MounterOptions) -> None:
     """Serve until SIGTERM or SIGINT; must be the main thread, and the process's only one. Raises as `Mounter`."""
     os.umask(0)
     raise_descriptors()
+    allocator.share()
     kept = capabilities.keep(*capabilities.NEEDED)
     log.info("keeps the rights %s", ", ".join(kept) or "of its user alone")
     mounter = Mounter(options)

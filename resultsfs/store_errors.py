@@ -36,6 +36,7 @@ _TEMPORARY_CODES = {
     "BadDigest",
     "XAmzContentSHA256Mismatch",
     "NoSuchUpload",  # of a multipart upload that the server lost: a new one can succeed
+    "InvalidPart",  # likewise; and while the server is still at a completion whose answer nobody waited for
     "ServerNotInitialized",
     "XMinioServerNotInitialized",
 }

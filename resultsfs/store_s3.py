@@ -29,6 +29,7 @@ from resultsfs.store_backend import Entry, Part, Taken, unheard
 
 T = TypeVar("T")
 _MAX_PARTS = 10_000  # S3's limit
+_ASSEMBLED = 16 << 20  # bytes a second: some servers copy all parts into one file before they answer the completion
 _DELETE_BATCH = 1000  # S3's limit for DeleteObjects
 _READ_PIECE = 256 << 10
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
@@ -100,21 +101,29 @@ class S3Backend:
         stop: Stop = never,
         body: Part | None = None,
         taken: Taken = unheard,
+        patience: float = 0.0,
     ) -> dict[str, Any]:
-        """One request by its botocore name; raises what s3fs raises, TimeoutError, UploadAbandoned."""
+        """One request by its botocore name; raises what s3fs raises, TimeoutError, UploadAbandoned.
+
+        `patience`: seconds beyond store-timeout for which the answer is waited for.
+        """
 
         async def request(moved: Callable[[], None]) -> dict[str, Any]:
             content = {} if body is None else {"Body": _Body(body, moved, taken)}
             answer: dict[str, Any] = await self._fs._call_s3(method, **arguments, **content)
             return answer
 
-        return self._run(request, method, stop)
+        return self._run(request, method, stop, self._timeout + patience)
 
-    def _run(self, request: Callable[[Callable[[], None]], Awaitable[T]], what: str, stop: Stop) -> T:
+    def _run(
+        self, request: Callable[[Callable[[], None]], Awaitable[T]], what: str, stop: Stop, timeout: float | None = None
+    ) -> T:
+        patience = self._timeout if timeout is None else timeout
+
         async def watched() -> T:
             loop = asyncio.get_running_loop()
-            async with asyncio.timeout(self._timeout) as idle:
-                return await request(lambda: idle.reschedule(loop.time() + self._timeout))
+            async with asyncio.timeout(patience) as idle:
+                return await request(lambda: idle.reschedule(loop.time() + patience))
 
         future = asyncio.run_coroutine_threadsafe(watched(), self._fs.loop)
         try:
@@ -136,7 +145,7 @@ class S3Backend:
         """CreateMultipartUpload; parts grow where S3's number of parts would not be enough."""
         part_size = max(self._part_size, math.ceil(size / _MAX_PARTS))
         answer = self.call("create_multipart_upload", self._object(path), stop)
-        return S3Upload(self, {**self._object(path), "UploadId": answer["UploadId"]}, part_size)
+        return S3Upload(self, {**self._object(path), "UploadId": answer["UploadId"]}, part_size, size)
 
     def sign(self, path: str, seconds: int) -> str | None:
         """A presigned GetObject."""
@@ -236,8 +245,9 @@ class S3Backend:
 class S3Upload:
     """A multipart upload."""
 
-    def __init__(self, backend: S3Backend, target: dict[str, str], part_size: int) -> None:
+    def __init__(self, backend: S3Backend, target: dict[str, str], part_size: int, size: int) -> None:
         self.part_size = part_size
+        self._size = size
         self._backend = backend
         self._target = target
         self._etags: dict[int, str] = {}
@@ -250,7 +260,8 @@ class S3Upload:
     def complete(self, stop: Stop) -> None:
         """CompleteMultipartUpload."""
         parts = [{"PartNumber": number + 1, "ETag": self._etags[number]} for number in sorted(self._etags)]
-        self._backend.call("complete_multipart_upload", {**self._target, "MultipartUpload": {"Parts": parts}}, stop)
+        named = {**self._target, "MultipartUpload": {"Parts": parts}}
+        self._backend.call("complete_multipart_upload", named, stop, patience=self._size / _ASSEMBLED)
 
     def abort(self) -> None:
         """AbortMultipartUpload."""

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from resultsfs import allocator
 from resultsfs.errors import NotSupported
 from resultsfs.filesystem import Caller, ResultsFilesystem
 from resultsfs.limits import raise_descriptors
@@ -254,6 +255,7 @@ def serve(filesystem: ResultsFilesystem, mountpoint: str, ready: Callable[[], No
     """
     os.umask(0)
     raise_descriptors()
+    allocator.share()
     options = OPTIONS | ({"allow_other": True} if allow_other else {})
     try:
         _Session(_Adapter(filesystem, ready), mountpoint, encoding=_ENCODING, **options)

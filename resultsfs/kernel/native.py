@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection
 from types import FrameType
 
+from resultsfs import allocator
 from resultsfs import mountpoint as mountpoints
 from resultsfs.collector import Identify
 from resultsfs.filesystem import ResultsFilesystem
@@ -38,6 +39,7 @@ def serve(
     """
     os.umask(0)
     raise_descriptors()
+    allocator.share()
     loop = Loop()
     descriptor = mountpoints.attach(mountpoint, allow_other=allow_other)
     requests = FileRequests(filesystem, identify, results)

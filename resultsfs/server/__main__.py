@@ -11,6 +11,7 @@ from types import FrameType
 
 import click
 
+from resultsfs import allocator
 from resultsfs import settings as settings_module
 from resultsfs.errors import ResultsError
 from resultsfs.limits import raise_descriptors
@@ -36,6 +37,7 @@ def main(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     os.umask(0)
     raise_descriptors()
+    allocator.share()
     try:
         settings = settings_module.load(settings_file) if settings_file else Settings()
         kept = capabilities.keep(*capabilities.NEEDED, *(("SYS_ADMIN",) if backs else ()))

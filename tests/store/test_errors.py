@@ -124,3 +124,9 @@ def test_stop_before_the_first_attempt() -> None:
     """Nothing is asked for somebody who has lost interest."""
     with pytest.raises(UploadAbandoned, match="store x: given up"):
         RetryPolicy(5).call(lambda: pytest.fail("asked"), "store x", lambda: True)
+
+
+def test_every_store_error_says_whether_to_try_again() -> None:
+    """The family's members carry `temporary`, and only StoreUnavailable is."""
+    temporary = {kind for kind in StoreError.__subclasses__() if kind.temporary}
+    assert temporary == {StoreUnavailable}

@@ -15,7 +15,6 @@ from resultsfs.errors import (
     ContentMismatch,
     ContentMissing,
     InvalidSetting,
-    StoreError,
     StoreRefused,
     StoreUnavailable,
     UploadAbandoned,
@@ -302,6 +301,15 @@ def test_the_answer_to_complete_is_lost(fault_proxy: FaultProxy, s3_server: S3Se
     assert s3_server.objects(settings) == the_object(settings, key)
 
 
+def test_a_part_is_invalid_while_the_server_completes(fault_proxy: FaultProxy, opened: Open) -> None:
+    """A server that is still at a completion knows the parts no more (seen of rclone): it is asked again."""
+    store = opened(fault_proxy.settings(store_part_size=PART, store_retries=4))
+    fault_proxy.fault = Fault(Kind.ANSWER, "POST", "uploadId=", times=2, status=400, code="InvalidPart")
+    key = put(store, LARGE)
+    assert fault_proxy.hits == 2
+    assert store.fetch(key, len(LARGE)) == LARGE
+
+
 @pytest.mark.parametrize("kind", [Kind.HANG, Kind.RESET])
 def test_stop_ends_requests_and_pauses(fault_proxy: FaultProxy, opened: Open, kind: Kind) -> None:
     """`stop` ends an upload in a request that hangs, and in the pauses between a hundred retries."""
@@ -388,9 +396,3 @@ def test_encryption_is_asked_for(fault_proxy: FaultProxy, opened: Open, data: by
         for head in heads
     ]
     assert ("aws:kms", "key-7") in asked
-
-
-def test_every_store_error_says_whether_to_try_again() -> None:
-    """The family's members carry `temporary`, and only StoreUnavailable is."""
-    temporary = {kind for kind in StoreError.__subclasses__() if kind.temporary}
-    assert temporary == {StoreUnavailable}

@@ -15,7 +15,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 
-from resultsfs import settings
+from resultsfs import allocator, settings
 from resultsfs.store import Key, Store
 
 MIB = 1 << 20
@@ -55,6 +55,7 @@ def there_and_back(store: Store, count: int) -> None:
 def main() -> None:
     """Warm up with 1 MiB, then measure."""
     path, count = sys.argv[1:]
+    allocator.share()  # as all who serve do
     store = Store.open(settings.load(path))
     there_and_back(store, 1)
     before = largest_resident()
