@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ import yaml
 
 from csi.holder import Holder
 from tests.cluster.images import recipes
-from tests.cluster.kube import DEPLOYMENT, NAMESPACE, POD, Kind, Kube, Manifest, condition_is
+from tests.cluster.kube import DEPLOYMENT, NAMESPACE, NODE, PIPELINERUN, POD, Kind, Kube, Manifest, condition_is
 from tests.cluster.machine.lifecycle import Cluster
 from tests.cluster.machine.settings import DISK
 from tests.support.chart import CHART, ROOT
@@ -24,6 +25,8 @@ LABEL = "resultsfs.test/enabled"
 HANDWRITTEN = "resultsfs.dev/allow-handwritten-volumes"
 STATE = f"{DISK}/resultsfs"
 STORE = f"{DISK}/resultsfs-store"
+DRIVER = "csi.resultsfs.dev"
+PLUGIN = f"/var/lib/kubelet/plugins/{DRIVER}"
 READY = condition_is("Ready", "True")
 AVAILABLE = condition_is("Available", "True")
 
@@ -55,16 +58,62 @@ class Installation:
         for name in ("resultsfs-holder", "resultsfs-node"):
             self.kube.wait(DAEMONSET, name, _rolled_out, SYSTEM, deadline=_DEADLINE, what="to be on every node")
         self.kube.wait(DEPLOYMENT, "resultsfs-controller", AVAILABLE, SYSTEM, deadline=_DEADLINE, what="a replica")
-        eventually(lambda: "csi.resultsfs.dev" in self.drivers(), _DEADLINE)
+        eventually(lambda: DRIVER in self.drivers(), _DEADLINE)
+
+    def retire(self) -> None:
+        """The first step of uninstalling in docs/operations.md: pods get no volume, runs their content still."""
+        chart = ("upgrade", "resultsfs", str(CHART), "--namespace", SYSTEM, "--reset-then-reuse-values")
+        self.helm(*chart, "--set=settings.observe=true")
+        deployment = ("--namespace", SYSTEM, "deployment", "resultsfs-controller")
+        self.kubectl("rollout", "restart", *deployment)
+        self.kubectl("rollout", "status", "--timeout=5m", *deployment)
+
+    def retired(self) -> bool:
+        """The second step: whether no pod has a volume, and no PipelineRun goes on."""
+        pods = self.kube.list(POD, field_selector="status.phase!=Succeeded,status.phase!=Failed")
+        volumes = (volume for pod in pods for volume in pod["spec"].get("volumes") or [])
+        runs = self.kube.list(PIPELINERUN)
+        return not any(volume.get("csi", {}).get("driver") == DRIVER for volume in volumes) and all(
+            run.get("status", {}).get("completionTime") for run in runs
+        )
 
     def uninstall(self) -> None:
-        """As docs/operations.md says; the store's content goes too."""
+        """As docs/operations.md says, and the store's content goes too. Nothing may be in use that does not end."""
+        self.retire()
+        self.take_away()
+
+    def take_away(self) -> None:
+        """The steps of uninstalling that follow the first: wait, then take away the release and what is on the nodes."""
+        eventually(self.retired, _DEADLINE)
+        eventually(lambda: not self.volumes(), _DEADLINE)
+        self.helm("uninstall", "resultsfs", "--namespace", SYSTEM, "--cascade=foreground", "--wait")
+        for node in self.kube.list(NODE):
+            what = ("rm", "-rf", STATE, PLUGIN)
+            image = recipes.busybox().reference
+            self.kubectl(
+                "debug", f"node/{node['metadata']['name']}", "--namespace", SYSTEM, "--attach", "--profile=sysadmin",
+                f"--image={image}", "--", "chroot", "/host", *what,
+            )  # fmt: skip
+        done = ("--for=jsonpath={.status.phase}=Succeeded", "--timeout=2m", "pod", "--all")
+        self.kubectl("--namespace", SYSTEM, "wait", *done)
+        assert not self.node("sh", "-c", f"ls -d {STATE} {PLUGIN} 2> /dev/null; true")
+        self.remove()
+
+    def remove(self) -> None:
+        """Take away at once what is there, whole or not, and the store's content: for an installation nobody uses."""
         self.kube.delete(Kind("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"), "resultsfs")
         self.helm("uninstall", "resultsfs", "--namespace", SYSTEM, "--ignore-not-found")
         self.kube.delete(NAMESPACE, SYSTEM)
         self.kube.wait_gone(NAMESPACE, SYSTEM, deadline=_DEADLINE)
         self.kube.delete(VOLUME, "resultsfs-store")
-        self.node("rm", "-rf", STATE, STORE, "/var/lib/kubelet/plugins/csi.resultsfs.dev")
+        self.node("rm", "-rf", STATE, STORE, PLUGIN)
+
+    def kubectl(self, *words: str) -> str:
+        """What kubectl prints, as the administrator. Raises AssertionError with what it complains of."""
+        command = [*self._cluster.kubectl(), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+        return done.stdout
 
     def helm(self, *arguments: str, stdin: str | None = None) -> str:
         """What helm prints. Raises AssertionError with what it complains of."""
@@ -197,7 +246,7 @@ def installed(cluster: Cluster, kube: Kube) -> Iterator[Installation]:
         found.install()
         yield found
     finally:
-        found.uninstall()
+        found.remove()
 
 
 def _rolled_out(daemonset: Manifest) -> bool:

@@ -189,15 +189,20 @@ def test_another_kubelet_directory(helm: Helm) -> None:
 
 
 def test_namespaces_are_chosen(helm: Helm) -> None:
-    """A selector for namespaces holds for all webhooks, and never reaches the release's own or kube-system."""
-    selector = {"matchLabels": {"team": "a"}}
+    """A selector for namespaces holds for pods, and never reaches the release's own or kube-system.
+
+    Content is put back wherever it was taken from: PipelineRuns may be in flight where the selector chose before.
+    """
+    selector = {"matchLabels": {"team": "a"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}
     found = helm.render(_with(admission={"namespaceSelector": selector}))
+    own = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", NAMESPACE]}
+    chosen = {"matchLabels": {"team": "a"}, "matchExpressions": [*selector["matchExpressions"], own]}
     webhooks = found.one("MutatingWebhookConfiguration", "resultsfs")["webhooks"]
-    for webhook in webhooks:
-        assert webhook["namespaceSelector"]["matchLabels"] == {"team": "a"}
-        assert webhook["namespaceSelector"]["matchExpressions"] == [
-            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", NAMESPACE]}
-        ]
+    assert {webhook["name"]: webhook["namespaceSelector"] for webhook in webhooks} == {
+        "pods.resultsfs.dev": chosen,
+        "pods-again.resultsfs.dev": chosen,
+        "runs.resultsfs.dev": {"matchExpressions": [own]},
+    }
 
 
 def test_monitoring(helm: Helm) -> None:

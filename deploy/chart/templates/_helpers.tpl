@@ -120,12 +120,18 @@ seLinuxOptions:
 {{- end }}
 {{- end }}
 
-{{/* Which namespaces admission is for. */}}
+{{/* Which namespaces pods get their volume in. */}}
 {{- define "resultsfs.namespaceSelector" -}}
 {{- $selector := deepCopy .Values.admission.namespaceSelector -}}
-{{- $own := dict "key" "kubernetes.io/metadata.name" "operator" "NotIn" "values" (list "kube-system" .Release.Namespace) -}}
+{{- $own := get (include "resultsfs.ownNamespaces" . | fromYaml) "matchExpressions" | first -}}
 {{- $_ := set $selector "matchExpressions" (append (get $selector "matchExpressions" | default list) $own) -}}
 {{- toYaml $selector }}
+{{- end }}
+
+{{/* Everywhere but where the cluster's own pods and ours are. */}}
+{{- define "resultsfs.ownNamespaces" -}}
+{{- $own := dict "key" "kubernetes.io/metadata.name" "operator" "NotIn" "values" (list "kube-system" .Release.Namespace) -}}
+{{- dict "matchExpressions" (list $own) | toYaml }}
 {{- end }}
 
 {{/* A webhook's path: the controller appends a token that proves to it who is asking. An upgrade must not take that

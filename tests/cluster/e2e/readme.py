@@ -29,7 +29,9 @@ DOCTOR = Path(sys.executable).with_name("resultsfs")
 def commands() -> list[list[str]]:
     """The words of the commands in README.md's section on installing."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"\n{SECTION}\n")[2]
-    lines = section.split("```")[1].replace("\\\n", " ").strip().splitlines()
+    blocks = section.split("```")[1::2]
+    (block,) = (block for block in blocks if block.lstrip().startswith("helm"))
+    lines = block.replace("\\\n", " ").strip().splitlines()
     return [shlex.split(line) for line in lines]
 
 
@@ -86,13 +88,6 @@ class ByReadme(Installation):
             },
         }
 
-    def kubectl(self, *words: str) -> str:
-        """What kubectl prints, as the administrator. Raises AssertionError with what it complains of."""
-        command = [*self._cluster.kubectl(), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
-        return done.stdout
-
     def follow(self, advice: str) -> None:
         """Do what the doctor advises: a command of helm's or kubectl's, as it is printed."""
         program, *words = shlex.split(advice)
@@ -116,7 +111,7 @@ def installed(places: Places, kube: Kube, home: Path, kind: type[ByReadme] = ByR
     cluster = Cluster(places)
     before = Installation(cluster, kube) if _there(kube) else None
     if before is not None:
-        before.uninstall()
+        before.remove()
     try:
         with serving(home, cluster.network().host) as store:
             found = kind(cluster, kube, store)
@@ -124,7 +119,7 @@ def installed(places: Places, kube: Kube, home: Path, kind: type[ByReadme] = ByR
                 found.install()
                 yield found
             finally:
-                found.uninstall()
+                found.remove()
     finally:
         if before is not None:
             before.install()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from tests.cluster.installation import SYSTEM
 from tests.cluster.kube import NAMESPACE, Kind, Kube
 from tests.cluster.machine.places import Places
 from tests.cluster.room import Room, outcome, results, succeeded, taskrun
+from tests.cluster.test_pipelines import makes, pipelinerun, reading, uses
 from tests.cluster.test_results import DEADLINE, LARGE, fill, sha256
 from tests.support.waiting import eventually
 
@@ -29,6 +31,7 @@ CSI_DRIVER = Kind("storage.k8s.io/v1", "CSIDriver")
 DAEMON_SET = Kind("apps/v1", "DaemonSet")
 SECRET = Kind("v1", "Secret")
 CONFIG_MAP = Kind("v1", "ConfigMap")
+CUSTOM_RUN = Kind("tekton.dev/v1beta1", "CustomRun")
 CERTIFICATE = "resultsfs-controller-certificate"
 UPGRADE = "helm upgrade resultsfs deploy/chart --namespace resultsfs --reset-then-reuse-values"
 _SCALE = "kubectl --namespace resultsfs scale deployment resultsfs-controller --replicas"
@@ -227,12 +230,36 @@ def test_broken_on_purpose(readme: ByReadme, what: str) -> None:
         eventually(lambda: well(readme.doctor()), 300)
 
 
+def _ends_while_it_is_retired(readme: ByReadme, room: Room) -> None:
+    """A PipelineRun is between two tasks: the next still gets its value, and its pod no volume any more."""
+    gate = {"name": "gate", "taskRef": {"apiVersion": "example.dev/v1", "kind": "Gate"}, "runAfter": ["make"]}
+    value = "$(tasks.make.results.large)"
+    use = uses("use", value, reading('printf %s "$VALUE" | sha256sum'), runAfter=["gate"])
+    run = room.start(pipelinerun("in-flight", makes(fill("large", LARGE), ["large"]), gate, use))
+    room.wait(CUSTOM_RUN, "in-flight-gate", lambda _: True, deadline=DEADLINE, what="to be made after `make`")
+    made = room.taskruns(run)["make"]
+    assert Reference.match(results(made)["large"])
+    assert room.drivers(made["status"]["podName"])
+    readme.retire()
+    assert not readme.retired()
+    now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    opened = {"type": "Succeeded", "status": "True", "reason": "Opened", "lastTransitionTime": now}
+    words = ("patch", "customrun", "in-flight-gate", "--namespace", room.name, "--subresource=status", "--type=merge")
+    readme.kubectl(*words, f"--patch={json.dumps({'status': {'conditions': [opened]}})}")
+    run = room.end(run, deadline=DEADLINE)
+    assert succeeded(run), outcome(run)
+    used = room.taskruns(run)["use"]
+    assert used["spec"]["params"] == [{"name": "value", "value": "x" * LARGE}]
+    assert room.log(used, "read").split() == [sha256(LARGE), "-"]
+    assert room.drivers(used["status"]["podName"]) == []
+
+
 def test_nothing_is_left(snapshot: Snapshot, readme: ByReadme, kube: Kube) -> None:
-    """Uninstalled as docs/operations.md says: every object, mount, socket, directory and process is gone, not the store's content."""
+    """Uninstalled as docs/operations.md says: what is in flight ends with its values; then every object, mount, socket,
+    directory and process is gone, not the store's content."""
     with Room(kube, "t-last") as room:
-        run = room.run(taskrun("last", ["large"], write=fill("large", LARGE)))
-        assert succeeded(run), outcome(run)
-    readme.uninstall()
+        _ends_while_it_is_retired(readme, room)
+        readme.take_away()
     eventually(lambda: not leftovers.objects(readme) - snapshot.objects, 120)
     eventually(lambda: not leftovers.on_the_node(readme) - snapshot.node, 120)
     assert not leftovers.objects(readme) - snapshot.objects
