@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.chart import CHART
+from tests.support.chart import CHART, ROOT
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
@@ -57,3 +57,11 @@ def test_every_value_is_explained() -> None:
         if not lines[at - 1].startswith("#") and not any("#" in line for line in inside):
             bare.append(key)
     assert bare == []
+
+
+def test_the_image_that_readme_builds_is_the_chart_s() -> None:
+    """The tag of README.md's build and push is the chart's appVersion, which its install line leaves as it is."""
+    image = f"registry.example.com/resultsfs:{yaml.safe_load((CHART / 'Chart.yaml').read_text())['appVersion']}"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"docker build --file deploy/Dockerfile --tag {image} .\ndocker push {image}\n" in readme
+    assert f"--set image.repository={image.rpartition(':')[0]} " in readme
