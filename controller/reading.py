@@ -38,7 +38,7 @@ def open_run(kind: str, name: str, cluster: Cluster) -> Reader:
     endpoint = for_person(cluster.kubeconfig, cluster.context)
     namespace = cluster.namespace or endpoint.namespace
     if cluster.api:
-        return ByApi(endpoint, cluster.api, kind, namespace, name)
+        return ByApi(endpoint, cluster.api, cluster.ca, kind, namespace, name)
     return ByStore(Kube(endpoint), kind, namespace, name, cluster)
 
 
@@ -180,11 +180,11 @@ class ByStore(_Run[Result]):
 class ByApi(_Run[dict[str, Any]]):
     """All by the cluster's HTTP API, with the person's own token."""
 
-    def __init__(self, endpoint: Endpoint, url: str, kind: str, namespace: str, name: str) -> None:
+    def __init__(self, endpoint: Endpoint, url: str, ca: str | None, kind: str, namespace: str, name: str) -> None:
         super().__init__(Kube(endpoint), kind, namespace, name)
         self._endpoint = endpoint
         self._base = f"{url.rstrip('/')}/v1/namespaces/{quote(namespace)}"
-        self._pool = urllib3.PoolManager(ssl_context=ssl.create_default_context())
+        self._pool = urllib3.PoolManager(ssl_context=_trusting(ca))
 
     def close(self) -> None:
         """Close connections."""
@@ -235,6 +235,17 @@ class ByApi(_Run[dict[str, Any]]):
 
     def _rows(self, found: list[Found[dict[str, Any]]]) -> list[dict[str, Any]]:
         return [one.what for one in found]
+
+
+def _trusting(ca: str | None) -> ssl.SSLContext:
+    """Trusts whom this machine trusts, for a redirect may lead to a store elsewhere, and the authorities in `ca`."""
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(cafile=ca)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSetting(f"--ca {ca}: no file of certificates (PEM): {error}") from None
+    return context
 
 
 _NO_STORE = Store.open(Settings(store="memory://nothing"))

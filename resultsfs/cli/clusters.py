@@ -23,12 +23,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """How a cluster's runs are to be read: by its HTTP API at `api`, else by the store that settings name."""
+    """How a cluster's runs are to be read: by its HTTP API at `api`, else by the store that settings name.
+
+    `ca` is a file of authorities (PEM) by which the HTTP API may be known, beside those that this machine trusts.
+    """
 
     namespace: str | None
     kubeconfig: str | None
     context: str | None
     api: str | None
+    ca: str | None
     settings_file: str | None
     store: str | None
 
@@ -60,6 +64,12 @@ class Reader(Protocol):
 def cluster_options(command: Command) -> Command:
     """The options that say which cluster."""
     for option in (
+        click.option(
+            "--ca",
+            metavar="FILE",
+            envvar="RESULTSFS_CA",
+            help="With --api: an authority that its certificate may be of.",
+        ),
         click.option("--api", metavar="URL", envvar="RESULTSFS_API", help="The HTTP API of a cluster's resultsfs."),
         click.option("--context", metavar="NAME", help="Context of the kubeconfig."),
         click.option("--kubeconfig", metavar="FILE", help="Read runs of a cluster. Default: as kubectl."),

@@ -44,6 +44,7 @@ def get(
     kubeconfig: str | None,
     context: str | None,
     api: str | None,
+    ca: str | None,
     path: str | None,
     query: str | None,
 ) -> None:
@@ -53,7 +54,7 @@ def get(
 
     What was spilled is proven by its SHA-256: content that does not match never ends like content that does.
     """
-    cluster = clusters.Cluster(namespace, kubeconfig, context, api, settings_file, store)
+    cluster = clusters.Cluster(namespace, kubeconfig, context, api, ca, settings_file, store)
     if clusters.wanted(target, cluster):
         with contextlib.closing(clusters.reader(target, cluster)) as reader:
             chunks, size = reader.content(clusters.required(result, target))

@@ -40,13 +40,14 @@ def list_(
     kubeconfig: str | None,
     context: str | None,
     api: str | None,
+    ca: str | None,
     form: str,
 ) -> None:
     """List the runs of this machine, or the results of RUN (its name or UID).
 
     With -n NAMESPACE (or --context), RUN is a cluster's: taskrun/NAME or pipelinerun/NAME.
     """
-    cluster = clusters.Cluster(namespace, kubeconfig, context, api, settings_file, store)
+    cluster = clusters.Cluster(namespace, kubeconfig, context, api, ca, settings_file, store)
     if run is not None and clusters.wanted(run, cluster):
         with contextlib.closing(clusters.reader(run, cluster)) as reader:
             _show_cluster(reader.listing(), form)

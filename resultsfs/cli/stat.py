@@ -34,13 +34,14 @@ def stat(
     kubeconfig: str | None,
     context: str | None,
     api: str | None,
+    ca: str | None,
     form: str,
 ) -> None:
     """Tell size, SHA-256, type and place of a reference, or of RESULT of RUN, and whether it is still there.
 
     With -n NAMESPACE (or --context), RUN is a cluster's: taskrun/NAME or pipelinerun/NAME.
     """
-    cluster = clusters.Cluster(namespace, kubeconfig, context, api, settings_file, store)
+    cluster = clusters.Cluster(namespace, kubeconfig, context, api, ca, settings_file, store)
     if clusters.wanted(target, cluster):
         with contextlib.closing(clusters.reader(target, cluster)) as reader:
             _show(reader.facts(clusters.required(result, target)), f"{target} {result}", form)

@@ -111,6 +111,29 @@ def test_by_the_http_api(serving_replica: Serving, kube: Kube, namespace: str, r
     assert refused.returncode == 1 and b"403" in refused.stderr
 
 
+def test_the_api_by_its_own_authority(
+    serving_replica: Serving, kube: Kube, namespace: str, run: Run, tmp_path: Path
+) -> None:
+    """Without the authority that signed its certificate the API is not believed; `--ca` names it, a wrong one is said."""
+    ended(kube, namespace, "mine", small="yes")
+    allow(kube, namespace, "reader")
+    token(kube, namespace, "reader")
+    config = account_kubeconfig(serving_replica.api, kube, "reader", namespace)
+    words = ["get", "taskrun/mine", "small", "--api", serving_replica.replica.https, "-n", namespace]
+    refused = run(*words, kubeconfig=config)
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert b"certificate verify failed" in refused.stderr
+    authority = _authority(serving_replica, tmp_path)
+    answer = run(*words, "--ca", str(authority), kubeconfig=config)
+    assert (answer.returncode, answer.stdout) == (0, b"yes"), answer.stderr
+    for file, text in (("none.crt", None), ("text.crt", "no certificate")):
+        if text is not None:
+            (tmp_path / file).write_text(text)
+        refused = run(*words, "--ca", str(tmp_path / file), kubeconfig=config)
+        assert (refused.returncode, refused.stdout) == (2, b"")
+        assert f"--ca {tmp_path / file}".encode() in refused.stderr
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_as_kubectls_plugin(serving_replica: Serving, kube: Kube, namespace: str, run: Run) -> None:
     """`kubectl resultsfs` is the same command, and takes the context's namespace."""
