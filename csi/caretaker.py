@@ -1,5 +1,5 @@
 """Looks after what no request brings in order: volumes of pods that are gone, mounts that nobody answers any more or
-for now."""
+for now, what was left half removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import suppress
 
-from csi import targets
+from csi import targets, trees
 from csi.holding import Holding
 from csi.locks import Busy, Locks
 from csi.metrics import DriverMetrics
@@ -71,12 +71,13 @@ class Caretaker:
 
     def _run(self, pause: float) -> None:
         while True:
-            try:
-                self.round()
-            except (ConnectionError, TimeoutError) as error:
-                log.warning("%s", error)
-            except Exception:
-                log.exception("a round of the caretaker failed")
+            for duty in (self.round, self.sweep):
+                try:
+                    duty()
+                except (ConnectionError, TimeoutError) as error:
+                    log.warning("%s", error)
+                except Exception:
+                    log.exception("a round of the caretaker failed")
             if self._stop.wait(pause):
                 return
 
@@ -101,6 +102,16 @@ class Caretaker:
             self._remove_torn(volume_id)
         for volume_id in held - {volume.record.volume_id for volume in found}:
             self._let_go(volume_id)
+
+    def sweep(self) -> None:
+        """Remove what was left half made or half removed; what cannot be is told, and tried again the next time."""
+        for path in self._volumes.leftovers():
+            if self._stop.is_set():
+                return
+            try:
+                trees.remove(path)
+            except OSError as error:
+                log.warning("%s cannot be removed yet: %s", path, error)
 
     def _pods_there(self) -> bool:
         """Whether the kubelet's directory of pods can be believed: this process's own pod, at least, is in it."""

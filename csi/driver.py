@@ -67,7 +67,6 @@ class Driver:
         self.metrics = DriverMetrics()
         self._endpoint = _socket_of(options.endpoint)
         volumes = Volumes(options.state)
-        volumes.sweep()
         holding = Holder(options.holder, options.mounter)
         paths, locks = Targets(options.kubelet), Locks()
         node = Node(options.node_id, volumes, holding, paths, locks)

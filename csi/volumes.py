@@ -13,7 +13,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from csi import trees
@@ -24,6 +24,7 @@ from resultsfs.record import VolumeRecord
 log = logging.getLogger(__name__)
 
 _HIDDEN = "."
+_NEW, _GONE = ".new-", ".gone-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Volumes:
     def __init__(self, data: str) -> None:
         self.directory = os.path.join(data, "volumes")
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self._in_hand: set[str] = set()  # hidden names that a request is busy with
 
     def directory_of(self, volume_id: str) -> str:
         """A volume's directory, whether it is there or not."""
@@ -81,7 +83,11 @@ class Volumes:
         Raises OSError.
         """
         directory = self.directory_of(record.volume_id)
-        fresh = os.path.join(self.directory, f"{_HIDDEN}new-{uuid.uuid4()}")
+        with self._hidden(_NEW) as fresh:
+            self._make(fresh, directory, record, target)
+        return Published(record, target, directory)
+
+    def _make(self, fresh: str, directory: str, record: VolumeRecord, target: str) -> None:
         os.mkdir(fresh, 0o700)
         try:
             texts = {"record.json": record.to_json(), "target.json": json.dumps({"target": target})}
@@ -97,17 +103,25 @@ class Volumes:
         except OSError:
             trees.remove(fresh)
             raise
-        return Published(record, target, directory)
 
     def remove(self, volume_id: str) -> None:
         """Remove a volume's files; one that is gone is fine. Raises OSError."""
-        gone = os.path.join(self.directory, f"{_HIDDEN}gone-{uuid.uuid4()}")
-        with suppress(FileNotFoundError):
+        with self._hidden(_GONE) as gone, suppress(FileNotFoundError):
             os.rename(self.directory_of(volume_id), gone)
             trees.remove(gone)
 
-    def sweep(self) -> None:
-        """Remove what a killed process left half made or half removed; to be called before requests are served."""
+    def leftovers(self) -> Iterator[str]:
+        """Paths of what a killed process, or a request that failed, left half made or half removed."""
         for name in os.listdir(self.directory):
-            if name.startswith(_HIDDEN):
-                trees.remove(os.path.join(self.directory, name))
+            if name.startswith((_NEW, _GONE)) and name not in self._in_hand:
+                yield os.path.join(self.directory, name)
+
+    @contextmanager
+    def _hidden(self, prefix: str) -> Iterator[str]:
+        """A path for what is being made or removed, which is no leftover meanwhile."""
+        name = f"{prefix}{uuid.uuid4()}"
+        self._in_hand.add(name)
+        try:
+            yield os.path.join(self.directory, name)
+        finally:
+            self._in_hand.discard(name)
