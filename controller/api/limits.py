@@ -39,24 +39,28 @@ class Rate:
             raise Problem(429, message, {"Retry-After": str(wait)})
 
 
-class Downloads:
-    """Contents that are streamed at the same time: by all, and half of them by one caller."""
+class Slots:
+    """Contents of which something is done at the same time: by all, and half of them by one caller.
 
-    def __init__(self, most: Callable[[], int]) -> None:
+    `doing` says what: "streamed (api-downloads)".
+    """
+
+    def __init__(self, most: Callable[[], int], doing: str) -> None:
         self._most = most
+        self._doing = doing
         self._lock = threading.Lock()
         self._running: Counter[str] = Counter()
 
     @contextmanager
     def one(self, caller: str) -> Iterator[None]:
-        """While it is streamed. Raises Problem 429 or 503."""
+        """While it is done. Raises Problem 429 or 503."""
         most = self._most()
         with self._lock:
             if self._running.total() >= most:
-                message = f"{most} contents are being streamed at this moment (api-downloads)"
+                message = f"{most} contents are being {self._doing} at this moment"
                 raise Problem(503, message, {"Retry-After": "2"})
             if self._running[caller] >= max(1, most // 2):
-                message = f"{caller} streams {self._running[caller]} contents at this moment (api-downloads)"
+                message = f"{self._running[caller]} contents of {caller} are being {self._doing} at this moment"
                 raise Problem(429, message, {"Retry-After": "2"})
             self._running[caller] += 1
         try:

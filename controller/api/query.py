@@ -9,13 +9,15 @@ import sys
 
 from controller.api.errors import Problem
 
-CONTENT_LIMIT = 8 << 20
+CONTENT_LIMIT = 4 << 20
 """Bytes of content that can be searched."""
+ANSWER_LIMIT = 8 << 20
+"""Bytes of what matches."""
 SECONDS = 5
 """Of processor time."""
-MEMORY = 512 << 20
-"""Bytes of address space."""
-_BAD_QUERY, _NOT_JSON = 3, 4
+MEMORY = 96 << 20
+"""Bytes of address space, which count towards the container's limit."""
+_BAD_QUERY, _NOT_JSON, _TOO_LARGE = 3, 4, 5
 
 
 def matches(data: bytes, query: str) -> bytes:
@@ -33,6 +35,8 @@ def matches(data: bytes, query: str) -> bytes:
         raise Problem(400, f"jsonpath {query!r}: {text}")
     if done.returncode == _NOT_JSON:
         raise Problem(422, f"the content is not JSON: {text}")
+    if done.returncode == _TOO_LARGE:
+        raise Problem(422, f"jsonpath {query!r}: {text}")
     if done.returncode != 0:
         raise Problem(422, f"jsonpath {query!r} takes more than {SECONDS} s or too much memory on this content")
     return done.stdout
@@ -59,7 +63,11 @@ def _main() -> int:
     except (jsonpath.JSONPathError, RecursionError) as error:
         print(error, file=sys.stderr)
         return _BAD_QUERY
-    sys.stdout.write(json.dumps(found, ensure_ascii=True))
+    answer = json.dumps(found, ensure_ascii=True)
+    if len(answer) > ANSWER_LIMIT:
+        print(f"what matches has {len(answer)} bytes, and {ANSWER_LIMIT} are allowed", file=sys.stderr)
+        return _TOO_LARGE
+    sys.stdout.write(answer)
     return 0
 
 

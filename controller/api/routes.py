@@ -22,7 +22,7 @@ from controller.api import openapi, query, ranges, results
 from controller.api.access import Access, Caller
 from controller.api.audit import Access as Audit
 from controller.api.errors import Problem, problem_of
-from controller.api.limits import Downloads, Rate
+from controller.api.limits import Rate, Slots
 from controller.api.results import Result
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
@@ -37,8 +37,12 @@ from resultsfs.settings import Settings
 from resultsfs.store import Key, Store
 from resultsfs.value import encoded, original, single_reference
 
-ASSEMBLED_LIMIT = 16 << 20
-"""Bytes of an array's or object's content, which is put together in memory."""
+ASSEMBLED_LIMIT = 8 << 20
+"""Bytes of an array's or object's content, which is put together in memory, one at a time."""
+ASSEMBLING = 14
+"""Bytes of memory that one of those takes at most meanwhile: text of four bytes a character, several times."""
+WAITING = 4
+"""Contents that are searched, or that were put together: those that are sent, the one at work, and those that wait."""
 THREADS = 16
 """Requests that are worked on at the same time, beside what is streamed."""
 _log = logging.getLogger(__name__)
@@ -77,7 +81,9 @@ class Api:
         self._access = Access(kube)
         self._callers = Rate(lambda: settings().api_request_rate)
         self._peers = Rate(lambda: settings().api_request_rate)
-        self._downloads = Downloads(lambda: settings().api_downloads)
+        self._downloads = Slots(lambda: settings().api_downloads, "streamed (api-downloads)")
+        self._heavy = Slots(lambda: WAITING, "searched or put together")
+        self._alone = anyio.CapacityLimiter(1)
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._streaming = anyio.CapacityLimiter(256)
 
@@ -136,8 +142,16 @@ class Api:
         if result is None:
             names = ", ".join(result.name for result in found) or "none"
             raise Problem(404, f"{resource.kind} {namespace}/{name} has no result {wanted!r}; there are: {names}")
-        content = await self._work(_content, result, store, namespace)
-        return await self._send(request, caller, content, store, audit)
+        path = request.query_params.get("jsonpath")
+        with ExitStack() as slots:
+            assembled = result.spilled and single_reference(result.value) is None
+            if assembled or path is not None:  # both take memory until the answer is sent
+                slots.enter_context(self._heavy.one(caller.name))
+            limiter = self._alone if assembled else self._limiter
+            content = await anyio.to_thread.run_sync(_content, result, store, namespace, limiter=limiter)
+            if path is not None:
+                return await self._matches(request, content, path, audit, slots)
+            return await self._send(request, caller, content, store, audit, slots)
 
     async def _caller(self, request: Request, audit: Audit) -> Caller:
         # An unknown token is a question to the API server too: whoever tries many is slowed down by address.
@@ -150,9 +164,9 @@ class Api:
         self._callers.take(caller.name)
         return caller
 
-    async def _send(self, request: Request, caller: Caller, content: Content, store: Store, audit: Audit) -> Response:
-        if (path := request.query_params.get("jsonpath")) is not None:
-            return await self._matches(content, path)
+    async def _send(
+        self, request: Request, caller: Caller, content: Content, store: Store, audit: Audit, slots: ExitStack
+    ) -> Response:
         headers = {**_COMMON, "ETag": content.etag, "Accept-Ranges": "bytes", "Repr-Digest": _digest(content.sha256)}
         if ranges.unchanged(request.headers.get("if-none-match"), content.etag):
             return Response(status_code=304, headers=headers)
@@ -169,26 +183,42 @@ class Api:
             url = await self._work(store.presigned, content.key, int(settings.api_redirect_expiry))
             if url is not None:
                 return Response(status_code=307, headers={**_COMMON, "Location": url})
-        slot = ExitStack()
-        slot.enter_context(self._downloads.one(caller.name))
-        chunks = content.read(part)
+        slots.enter_context(self._downloads.one(caller.name))
+        return self._streamed(content.read(part), status, headers, content.media_type, audit, slots)
+
+    def _streamed(
+        self,
+        chunks: Generator[bytes, None, None],
+        status: int,
+        headers: Mapping[str, str],
+        media_type: str,
+        audit: Audit,
+        slots: ExitStack,
+    ) -> Response:
+        kept = slots.pop_all()
 
         async def end() -> None:
             await anyio.to_thread.run_sync(chunks.close, limiter=self._streaming)
-            slot.close()
+            kept.close()
             self._metrics.api_bytes.inc(audit.bytes)
             audit.tell()
 
-        return _Streamed(self._pieces(chunks, audit), status, headers, content.media_type, end)
+        return _Streamed(self._pieces(chunks, audit), status, headers, media_type, end)
 
-    async def _matches(self, content: Content, path: str) -> Response:
+    async def _matches(self, request: Request, content: Content, path: str, audit: Audit, slots: ExitStack) -> Response:
         if content.size > query.CONTENT_LIMIT:
             raise Problem(
                 413, f"the content has {content.size} bytes, of which at most {query.CONTENT_LIMIT} can be searched"
             )
-        data = await self._work(lambda: b"".join(content.read(None)))
-        found = await self._work(query.matches, data, path)
-        return Response(found, media_type="application/json", headers=_COMMON)
+
+        def search() -> bytes:
+            return query.matches(b"".join(content.read(None)), path)
+
+        found = await anyio.to_thread.run_sync(search, limiter=self._alone)
+        if request.method == "HEAD":
+            return Response(found, media_type="application/json", headers=_COMMON)
+        headers = {**_COMMON, "Content-Length": str(len(found))}
+        return self._streamed(_once(found), 200, headers, "application/json", audit, slots)
 
     async def _pieces(self, chunks: Generator[bytes, None, None], audit: Audit) -> AsyncIterator[bytes]:
         """What is sent; a failure on the way breaks the connection off, so that half a content never looks whole."""
@@ -253,6 +283,10 @@ def _content(result: Result, store: Store, namespace: str) -> Content:
         yield data if span is None else data[span.start : span.end]
 
     return Content(len(data), hashlib.sha256(data).hexdigest(), media_type, slice_)
+
+
+def _once(data: bytes) -> Generator[bytes, None, None]:
+    yield data
 
 
 def _refused(problem: Problem) -> Response:

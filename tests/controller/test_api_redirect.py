@@ -97,10 +97,11 @@ def test_only_what_lies_alone_is_redirected_and_only_for_who_may_read(
 ) -> None:
     """What is in status, or put together, is answered here; without rights there is no URL."""
     large = spilled(redirecting, namespace, LARGE)
-    path = ended(kube, namespace, "near", small="yes", list=["x", str(large)], large=str(large))
+    text = spilled(redirecting, namespace, "no json" * 1000)
+    path = ended(kube, namespace, "near", small="yes", list=["x", str(large)], large=str(large), text=str(text))
     assert client.ask(f"{path}/small").data == b"yes"
     assert client.ask(f"{path}/list").json() == ["x", LARGE.decode()]
-    assert client.ask(f"{path}/large?jsonpath=$").status == 422  # it is no JSON, and was looked at here
+    assert client.ask(f"{path}/text?jsonpath=$").status == 422  # it is no JSON, and was looked at here
     for stranger in made(redirecting, token(kube, namespace, "nobody")):
         answer = stranger.ask(f"{path}/large")
         assert answer.status == 403 and "Location" not in answer.headers
