@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
 
 from resultsfs.cli import options, tables
 from resultsfs.cli.failures import BadInput
+from resultsfs.settings import Settings
 from resultsfs.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from controller.kube.client import Kube
 
 SHOWN = 20
 """TaskRuns in a table; JSON has all."""
@@ -37,6 +43,7 @@ def gc(
 ) -> None:
     """Delete the content of runs that are gone, or whose retention has passed, once.
 
+    By the cluster's settings: --settings, else its ConfigMap resultsfs/resultsfs; --store replaces their store alone.
     The controller does this all the time. Content of a run that is found gone for the first time goes after
     `garbage-grace`, at a later call.
     """
@@ -45,20 +52,19 @@ def gc(
     from controller.kube.endpoint import for_person
     from resultsfs.store import Store
 
-    settings = options.settings_from(settings_file, store)
-    if not settings.store:
-        raise BadInput("name the cluster's store: --store URL, or its settings with --settings FILE")
-    opened = Store.open(settings)
     kube = Kube(for_person(kubeconfig, context))
     try:
-        sweeper = Sweeper(kube, opened, settings)
-        if not dry_run:
-            sweeper.claim()
-        verdicts = list(sweeper.judge(namespace, note=not dry_run, weigh=True))
-        gone = 0 if dry_run else sweeper.execute(verdicts, lambda: True)
+        settings = _settings(kube, settings_file, store, dry_run)
+        opened = Store.open(settings)
+        try:
+            sweeper = Sweeper(kube, opened, settings)
+            sweeper.claim(note=not dry_run)
+            verdicts = list(sweeper.judge(namespace, note=not dry_run, weigh=True))
+            gone = 0 if dry_run else sweeper.execute(verdicts, lambda: True)
+        finally:
+            opened.close()
     finally:
         kube.close()
-        opened.close()
     if form == "json":
         rows = [
             {
@@ -85,6 +91,26 @@ def gc(
     size = format_size(sum(verdict.size or 0 for verdict in doomed))
     said = f"would go: {len(doomed)}" if dry_run else f"deleted: {gone}"
     out.print(f"{len(verdicts)} runs have content in {opened.url}; {said} ({size}).", soft_wrap=True)
+
+
+def _settings(kube: Kube, settings_file: str | None, store: str | None, dry_run: bool) -> Settings:
+    """Those by which the cluster's controller deletes, or refused: by others content would go that it keeps."""
+    from controller.configuration import SYSTEM, installed
+    from controller.kube.errors import ApiError
+
+    try:
+        found = installed(kube) if settings_file is None else options.settings_from(settings_file, None)
+    except ApiError as error:
+        unknown = f"the cluster's settings cannot be read from ConfigMap {SYSTEM}/{SYSTEM} ({error})"
+        if store is None or not dry_run:
+            raise BadInput(f"{unknown}: name them with --settings FILE; nothing is deleted without them") from None
+        click.echo(f"resultsfs: {unknown}; this is what would go by default settings", err=True)
+        found = Settings()
+    if store is not None:
+        found = dataclasses.replace(found, store=store)
+    if not found.store:
+        raise BadInput("the cluster's settings name no store: name it with --store URL")
+    return found
 
 
 @click.command()

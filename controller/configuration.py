@@ -7,11 +7,15 @@ import logging
 import threading
 from collections.abc import Callable
 
+from controller.kube.client import Kube
+from controller.kube.resources import CONFIG_MAPS
 from resultsfs import settings as settings_module
 from resultsfs.errors import InvalidSetting
 from resultsfs.settings import Settings
 from resultsfs.store import Store
 
+SYSTEM = "resultsfs"
+"""Namespace and name of the ConfigMap with the cluster's settings, as the chart installs it by default."""
 RELOAD = 10.0
 """Seconds between looks at the settings. The kubelet takes about a minute to bring a changed ConfigMap."""
 _log = logging.getLogger(__name__)
@@ -44,6 +48,12 @@ class Configuration:
         changed = found != self._current
         self._current = found
         return changed
+
+
+def installed(kube: Kube) -> Settings:
+    """The cluster's settings, as its ConfigMap has them. Raises ApiError, InvalidSetting."""
+    data = kube.get(CONFIG_MAPS, SYSTEM, SYSTEM).get("data") or {}
+    return settings_module.from_mapping(data, f"ConfigMap {SYSTEM}/{SYSTEM}")
 
 
 class Stores:

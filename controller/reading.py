@@ -12,10 +12,11 @@ from urllib.parse import quote
 import urllib3
 
 from controller.api.results import Result, described, results_of
+from controller.configuration import installed
 from controller.kube.client import Kube
 from controller.kube.endpoint import Endpoint, for_person
 from controller.kube.errors import ApiError, error_of
-from controller.kube.resources import CONFIG_MAPS, PIPELINE_RUNS, TASK_RUNS, Tree
+from controller.kube.resources import PIPELINE_RUNS, TASK_RUNS, Tree
 from controller.naming import KINDS, OWN, Found, Made, choose, made_by, may_have
 from resultsfs import settings as settings_module
 from resultsfs import transfer
@@ -27,8 +28,6 @@ from resultsfs.settings import Settings
 from resultsfs.store import Key, Store
 from resultsfs.value import encoded, original, references, single_reference
 
-SYSTEM = "resultsfs"
-"""Namespace and name of the ConfigMap with the cluster's settings, as the chart installs it by default."""
 _TIMEOUT = 60.0
 T = TypeVar("T")
 
@@ -133,13 +132,12 @@ class ByStore(_Run[Result]):
             settings = Settings()
         else:
             try:
-                data = self._kube.get(CONFIG_MAPS, SYSTEM, SYSTEM).get("data") or {}
+                settings = installed(self._kube)
             except ApiError as error:
                 raise InvalidSetting(
                     f"where spilled content lies is not known ({error}): name the cluster's HTTP API with --api, or its "
                     "store with --store or --settings"
                 ) from None
-            settings = settings_module.from_mapping(data, f"ConfigMap {SYSTEM}/{SYSTEM}")
         if cluster.store is not None:
             settings = settings_module.from_mapping({**settings_module.to_mapping(settings), "store": cluster.store})
         return settings

@@ -64,11 +64,16 @@ class Sweeper:
         self._store = store
         self._settings = settings
 
-    def claim(self) -> None:
-        """Make sure that this store is this cluster's: another's runs are not here, and would seem to be gone."""
+    def claim(self, *, note: bool = True) -> None:
+        """Make sure that this store is this cluster's: another's runs are not here, and would seem to be gone.
+
+        `note`: claim one that is nobody's yet.
+        """
         cluster = self._kube.get_metadata(NAMESPACES, None, _CLUSTER)["metadata"]["uid"]
         found = self._store.note(OWNER)
         if found is None:
+            if not note:
+                return
             self._store.put_note(OWNER, cluster.encode())
             found = self._store.note(OWNER)
         if found != cluster.encode():
