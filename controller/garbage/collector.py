@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from controller.garbage.gone import Wish
 from controller.garbage.leader import RENEW, Leader
 from controller.garbage.sweep import Sweeper, Verdict
 from controller.garbage.watching import Watch
@@ -43,6 +44,7 @@ class Collector:
         self._lock = threading.Lock()
         self._due: dict[str, float] = {}
         self._next_sweep = 0.0
+        self._known: dict[str, Wish] = {}
         self._threads = [
             threading.Thread(target=self._lead, name="leader"),
             threading.Thread(target=self._collect, name="garbage"),
@@ -122,10 +124,12 @@ class Collector:
         self._next_sweep = time.monotonic() + settings.garbage_interval
 
     def _work(self, namespace: str | None) -> None:
-        sweeper = Sweeper(self._kube, self._store(), self._settings())
+        sweeper = Sweeper(self._kube, self._store(), self._settings(), self._known)
         sweeper.claim()
         verdicts = list(sweeper.judge(namespace, weigh=namespace is None))
         if namespace is None:
+            stored = {verdict.namespace for verdict in verdicts}
+            self._known = {name: wish for name, wish in self._known.items() if name in stored}
             self._weigh(verdicts)
         for verdict in verdicts:
             self._again(verdict)

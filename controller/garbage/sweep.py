@@ -14,6 +14,7 @@ from uuid import UUID
 
 from controller.admission.names import HOLD
 from controller.events import tell
+from controller.garbage.gone import UNKNOWN, Gone, Wish, parse
 from controller.garbage.living import Living, Run, look
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
@@ -22,7 +23,7 @@ from controller.metrics import Metrics
 from resultsfs.errors import InvalidSetting
 from resultsfs.settings import Settings
 from resultsfs.store import Store
-from resultsfs.store_names import OWNER, gone_path
+from resultsfs.store_names import OWNER, gone_path, run_path
 from resultsfs.units import format_duration, format_size
 
 ORPHAN, AGE, SIZE = "orphan", "age", "size"
@@ -59,10 +60,12 @@ class _Completed:
 class Sweeper:
     """Looks at the store and at all runs. Methods raise ApiError, StoreError and InvalidSetting."""
 
-    def __init__(self, kube: Kube, store: Store, settings: Settings) -> None:
+    def __init__(self, kube: Kube, store: Store, settings: Settings, known: dict[str, Wish] | None = None) -> None:
+        """`known`: what namespaces wanted when they were last seen; it is kept up."""
         self._kube = kube
         self._store = store
         self._settings = settings
+        self._known = {} if known is None else known
 
     def claim(self, *, note: bool = True) -> None:
         """Make sure that this store is this cluster's: another's runs are not here, and would seem to be gone.
@@ -101,24 +104,32 @@ class Sweeper:
                 yield verdict
 
     def _namespace(self, namespace: str, uids: Iterable[UUID], living: Living, note: bool) -> Iterator[Verdict]:
+        there = True
         try:
             annotations = annotations_of(self._kube.get_metadata(NAMESPACES, None, namespace))
         except NotFound:
-            annotations = {}  # gone with all its runs
+            there, annotations = False, {}  # gone with all its runs
         if annotations.get(HOLD) == "true":
-            yield from (Verdict(namespace, uid, f"namespace {namespace} is held") for uid in uids)
+            self._known[namespace] = Wish(self._settings.retain_after_delete, held=True)
+            for uid in uids:
+                if (namespace, uid) not in living.runs and living.holder(namespace, uid) is None:
+                    self._gone(namespace, uid, there, living.date, note)
+                yield Verdict(namespace, uid, f"namespace {namespace} is held")
             return
         try:
             settings = self._settings.narrowed(annotations)
         except InvalidSetting as error:
             _log.warning("namespace %s: nothing is deleted there: %s", namespace, error)
+            self._known.pop(namespace, None)
             yield from (Verdict(namespace, uid, f"namespace {namespace}: {error}") for uid in uids)
             return
+        if there:
+            self._known[namespace] = Wish(settings.retain_after_delete)
         done: list[_Completed] = []
         for uid in uids:
             run, holder = living.runs.get((namespace, uid)), living.holder(namespace, uid)
             if run is None and holder is None:
-                yield self._orphan(namespace, uid, settings, living.date, note)
+                yield self._orphan(namespace, uid, there, living.date, note)
             elif run is None or (namespace, uid) in living.taken:
                 assert holder is not None
                 yield Verdict(namespace, uid, f"{holder.label} needs it", run=run)
@@ -132,25 +143,38 @@ class Sweeper:
                     done.append(verdict)
         yield from _sized(done, settings.retention_size)
 
-    def _orphan(self, namespace: str, uid: UUID, settings: Settings, now: datetime, note: bool) -> Verdict:
-        path = gone_path(namespace, uid)
-        found = self._store.note(path)
-        since = _time(found)
-        if since is None:
-            since = now
-            if note:
-                self._store.put_note(path, now.isoformat().encode())
-        wait = settings.garbage_grace + settings.retain_after_delete
-        due = since + timedelta(seconds=wait)
+    def _orphan(self, namespace: str, uid: UUID, there: bool, now: datetime, note: bool) -> Verdict:
+        gone = self._gone(namespace, uid, there, now, note)
+        why, wish = f"its run is gone since {_show(gone.since)}", gone.wish
+        if wish is None:
+            why = f"{why}, and so was namespace {namespace} before anybody read how long it keeps content"
+            wish = Wish(UNKNOWN)
+        if wish.held:
+            way_out = f"make it again without {HOLD}, or remove {self._store.url}/{run_path(namespace, uid)}"
+            return Verdict(namespace, uid, f"{why}; namespace {namespace} was held when it was deleted: {way_out}")
+        # A namespace that is there has the last word; of one that is gone content goes by whoever keeps it longer.
+        retain = wish.retain if there else max(wish.retain, self._settings.retain_after_delete)
+        wait = self._settings.garbage_grace + retain
+        due = gone.since + timedelta(seconds=wait)
         if now < due:
-            return Verdict(
-                namespace,
-                uid,
-                f"its run is gone since {_show(since)}; it goes at {_show(due)}",
-                wait=_seconds(due, now),
-            )
-        why = f"its run is gone since {_show(since)}, more than {format_duration(wait)} ago"
+            return Verdict(namespace, uid, f"{why}; it goes at {_show(due)}", wait=_seconds(due, now))
+        why = f"{why}, more than {format_duration(wait)} ago"
         return Verdict(namespace, uid, why, ORPHAN, size=self._size(namespace, uid))
+
+    def _gone(self, namespace: str, uid: UUID, there: bool, now: datetime, note: bool) -> Gone:
+        """What is known of a run that is gone; noted where that is new."""
+        path, wish = gone_path(namespace, uid), self._known.get(namespace)
+        found = parse(self._store.note(path))
+        if found is None:
+            gone = Gone(now, wish)
+        elif there:
+            released = found.wish is not None and found.wish.held and wish is not None and not wish.held
+            gone = Gone(now if released else found.since, wish)
+        else:
+            gone = Gone(found.since, found.wish or wish)
+        if note and gone != found:
+            self._store.put_note(path, gone.encoded())
+        return gone
 
     def _aged(self, run: Run, settings: Settings, now: datetime) -> Verdict | _Completed:
         """A verdict by age, or what is to be weighed by size."""
@@ -255,13 +279,6 @@ def _sized(done: list[_Completed], limit: int) -> Iterator[Verdict]:
 
 def _seconds(due: datetime, now: datetime) -> float:
     return (due - now).total_seconds()
-
-
-def _time(note: bytes | None) -> datetime | None:
-    try:
-        return None if note is None else datetime.fromisoformat(note.decode("ascii"))
-    except ValueError:
-        return None  # half a note of a broken disk: time begins anew
 
 
 def _show(moment: datetime) -> str:
