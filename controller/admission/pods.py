@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +24,8 @@ from resultsfs.variables import strings
 
 PROPAGATION = "HostToContainer"
 """How containers mount the volume: a mount that the node driver puts over a dead one reaches them."""
+
+_audit = logging.getLogger("resultsfs.audit")
 
 Count = Callable[[str], None]
 """Told what became of a pod: `injected`, `observed`, `off`, `forged`, `no-results`, `foreign`."""
@@ -46,6 +50,7 @@ class PodAdmission:
             return self._left("foreign")
         task_run = claimed(self.kube, TASK_RUNS, namespace, owner)
         if task_run is None:
+            _tell(request, owner)
             return self._left("forged")
         try:
             if not self.policies.injects(namespace, task_run):
@@ -91,6 +96,13 @@ class PodAdmission:
             kept=lineage.kept(found.results),
         )
         return {"name": VOLUME, "csi": {"driver": DRIVER, "volumeAttributes": knobs.to_mapping()}}
+
+
+def _tell(request: Request, owner: Tree) -> None:
+    """A line for whoever looks for the one that made it."""
+    claim = {"claimed": str(owner.get("name", "")), "claimedUid": str(owner.get("uid", ""))}
+    values = {"namespace": request.namespace, "pod": request.label, **claim, "user": request.user}
+    _audit.warning("forged pod: %s", json.dumps(values, ensure_ascii=True))
 
 
 def _reads_references(task_run: Tree) -> bool:

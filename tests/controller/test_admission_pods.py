@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -217,7 +218,8 @@ def _call(kube: Kube, urls: dict[str, str]) -> None:
 
 
 def test_forged_owners_get_nothing(serving_replica: Serving, kube: Kube, namespace: str) -> None:
-    """Labels decide nothing: a wrong UID, a run that is not there, another kind or group leave the pod as it is."""
+    """Labels decide nothing: a wrong UID, a run that is not there, another kind or group leave the pod as it is; the audit
+    log names pod, claim and user of the first two."""
     run = task_run(kube, namespace, "real")
     pipeline = pipeline_run(kube, namespace, "pipeline", {"tasks": []})
     for number, reference in enumerate(
@@ -232,6 +234,17 @@ def test_forged_owners_get_nothing(serving_replica: Serving, kube: Kube, namespa
         tree = pod(run)
         tree["metadata"] |= {"name": f"forged-{number}", "ownerReferences": [reference]}
         assert "csi" not in volume(kube.create(PODS, namespace, tree)), reference
+    lines = [line for line in serving_replica.replica.log.read_text().splitlines() if "forged pod: " in line]
+    told = [json.loads(line.partition("forged pod: ")[2]) for line in lines if namespace in line]
+    uid = run["metadata"]["uid"]
+    wrong = {"pod": "forged-0", "claimed": "real", "claimedUid": "00000000-0000-0000-0000-000000000001"}
+    missing = {"pod": "forged-1", "claimed": "missing", "claimedUid": uid}
+    who = {"namespace": namespace, "user": "kubernetes-admin"}
+    assert all(" WARNING " in line and "resultsfs.audit" in line for line in lines)
+    assert [one for number, one in enumerate(told) if one not in told[:number]] == [
+        {**wrong, **who},
+        {**missing, **who},
+    ]
 
 
 def test_off_by_annotation(serving_replica: Serving, kube: Kube, namespace: str) -> None:
