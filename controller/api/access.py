@@ -57,15 +57,18 @@ class Access:
         self._callers: _Cache[Caller | None] = _Cache(clock)
         self._allowed: _Cache[bool] = _Cache(clock)
 
-    def caller(self, authorization: str) -> Caller:
-        """The user whose bearer token is in an Authorization header. Raises Problem 401."""
+    def caller(self, authorization: str, ask: Callable[[], None] = lambda: None) -> Caller:
+        """The user whose bearer token is in an Authorization header. Raises Problem 401, and what `ask` does.
+
+        `ask`: called before the API server is asked.
+        """
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _unknown("a bearer token is needed: Authorization: Bearer <token>")
         token = token.strip()
         # The token itself is never kept.
         key = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
-        found = self._callers.get(key, lambda: self._ask_who(token))
+        found = self._callers.get(key, lambda: self._ask_who(token, ask))
         if found is None:
             raise _unknown("the API server does not know this token, or it has expired")
         return found
@@ -76,7 +79,8 @@ class Access:
         if not self._allowed.get(key, lambda: self._ask_whether(caller, resource, namespace, name)):
             raise Problem(403, f"{caller.name} may not get {resource.plural} {namespace}/{name}")
 
-    def _ask_who(self, token: str) -> Caller | None:
+    def _ask_who(self, token: str, ask: Callable[[], None]) -> Caller | None:
+        ask()
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
         status = self._kube.create(TOKEN_REVIEWS, None, review).get("status") or {}
         user = status.get("user") or {}

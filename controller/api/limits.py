@@ -22,14 +22,21 @@ class Rate:
         self._lock = threading.Lock()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def check(self, caller: str) -> None:
+        """Raise Problem 429 where `take` would; nothing is taken."""
+        self._count(caller, 0)
+
     def take(self, caller: str) -> None:
         """One request of a caller. Raises Problem 429."""
+        self._count(caller, 1)
+
+    def _count(self, caller: str, requests: int) -> None:
         size, now = float(self._per_minute()), self._clock()
         with self._lock:
             left, since = self._buckets.get(caller, (size, now))
             left = min(size, left + (now - since) * size / 60)
             taken = left >= 1
-            self._buckets[caller] = (left - 1 if taken else left), now
+            self._buckets[caller] = (left - requests if taken else left), now
             self._buckets.move_to_end(caller)
             while len(self._buckets) > _REMEMBERED:
                 self._buckets.popitem(last=False)

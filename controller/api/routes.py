@@ -154,11 +154,13 @@ class Api:
             return await self._send(request, caller, content, store, audit, slots)
 
     async def _caller(self, request: Request, audit: Audit) -> Caller:
-        # An unknown token is a question to the API server too: whoever tries many is slowed down by address.
+        # An unknown token is a question to the API server too: whoever has tried many is refused by address, unasked.
+        unasked = partial(self._peers.check, audit.peer)
         try:
-            caller = await self._work(self._access.caller, request.headers.get("authorization", ""))
-        except Problem:
-            self._peers.take(audit.peer)
+            caller = await self._work(self._access.caller, request.headers.get("authorization", ""), unasked)
+        except Problem as problem:
+            if problem.status == 401:
+                self._peers.take(audit.peer)
             raise
         audit.user = caller.name
         self._callers.take(caller.name)
