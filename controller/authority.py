@@ -81,9 +81,12 @@ def _signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
 
 
 def still_valid(bundle: bytes) -> bytes:
-    """The bundle without the authorities that have expired."""
+    """The bundle without the authorities that have expired; nothing of one that cannot be read."""
     now = datetime.datetime.now(datetime.UTC)
-    found = x509.load_pem_x509_certificates(bundle) if bundle.strip() else []
+    try:
+        found = x509.load_pem_x509_certificates(bundle)
+    except ValueError:
+        found = []
     return b"".join(
         certificate.public_bytes(serialization.Encoding.PEM)
         for certificate in found

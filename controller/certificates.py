@@ -38,7 +38,7 @@ class Facts:
 
 def make(hosts: Sequence[str], life: datetime.timedelta = LIFE, bundle: bytes = b"") -> Made:
     """A server certificate for these DNS names and addresses, by a new authority. Raises InvalidSetting."""
-    answer = _ask("make", hosts=list(hosts), life=life.total_seconds(), bundle=bundle.decode())
+    answer = _ask("make", hosts=list(hosts), life=life.total_seconds(), bundle=bundle.decode("ascii", "replace"))
     pair = Pair(answer["certificate"].encode(), answer["key"].encode())
     return Made(pair, answer["bundle"].encode())
 

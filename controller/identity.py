@@ -40,6 +40,7 @@ PATHS = {
 }
 """Where a webhook of the configuration is answered, but for the token, by its name."""
 _TOKENS, _MADE = "tokens", "made"
+_SHORTEST = 32
 _log = logging.getLogger(__name__)
 
 
@@ -107,13 +108,13 @@ class Identity:
                     _log.info("Secret %s/%s was renewed by another replica", place.namespace, place.secret)
                     return None
                 data = renewed
-            tokens = json.loads(data[_TOKENS])
+            tokens = _tokens(data)
             self._tokens = tuple(entry["token"] for entry in tokens)
             token = _active(tokens)
             if not place.certificate_directory:
                 bundle = data["ca.crt"]
                 found = Pair(data["tls.crt"], data["tls.key"])
-                if self.ready and _now() - _time(data[_MADE].decode()) < SETTLE:
+                if self.ready and _now() - _made(data) < SETTLE:
                     found = self._pair
         if place.webhooks and (bundle is not None or token):
             try:
@@ -152,7 +153,7 @@ class Identity:
             made = certificates.make(self._place.hosts, self._place.life, data.get("ca.crt", b""))
             renewed |= {"ca.crt": made.bundle, "tls.crt": made.pair.certificate, "tls.key": made.pair.key}
             renewed[_MADE] = now.isoformat().encode()
-        tokens = json.loads(data.get(_TOKENS, b"[]"))
+        tokens = _tokens(data)
         if not tokens or now - _time(tokens[-1]["made"]) > TOKEN_LIFE:
             tokens = [*tokens[-1:], {"token": secrets.token_hex(24), "made": now.isoformat()}]
             renewed[_TOKENS] = json.dumps(tokens).encode()
@@ -200,6 +201,11 @@ def _is_due(data: dict[str, bytes], now: datetime.datetime) -> bool:
     if not {"tls.crt", "tls.key", "ca.crt", _MADE} <= data.keys():
         return True
     try:
+        _made(data)
+    except ValueError as error:
+        _log.warning("the Secret does not say when its certificate was made, a new one is: %s", error)
+        return True
+    try:
         facts = certificates.facts(data["tls.crt"], data["ca.crt"])
     except InvalidSetting as error:
         _log.warning("the certificate in the Secret is none, a new one is made: %s", error)
@@ -211,5 +217,28 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
+def _made(data: dict[str, bytes]) -> datetime.datetime:
+    """When the certificate was made. Raises ValueError."""
+    return _time(data[_MADE].decode())
+
+
+def _tokens(data: dict[str, bytes]) -> list[dict[str, str]]:
+    """The tokens, the oldest first; none where what is there cannot be read."""
+    try:
+        tokens = [{"token": entry["token"], "made": entry["made"]} for entry in json.loads(data.get(_TOKENS, b"[]"))]
+        for entry in tokens:
+            _time(entry["made"])
+            if len(entry["token"].encode()) < _SHORTEST:
+                raise ValueError("a token that is too short")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        _log.warning("the tokens in the Secret cannot be read, a new one is made")  # the error would show them
+        return []
+    return tokens
+
+
 def _time(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text)
+    """Raises ValueError, also for a time of no zone."""
+    found = datetime.datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return found

@@ -31,7 +31,6 @@ from controller.server import DRAIN, Servers, listen
 from controller.storing import Looking
 from controller.webhooks import Webhook, Webhooks
 from resultsfs import allocator
-from resultsfs.errors import ResultsError
 
 LEASE = "resultsfs-controller"
 """The Lease of whoever collects garbage."""
@@ -142,8 +141,10 @@ async def _again(stopping: asyncio.Event, pause: float, action: Callable[[], obj
     while not stopping.is_set():
         try:
             await action()  # type: ignore[misc]
-        except ResultsError as error:
+        except OSError as error:  # also a token's file that cannot be read for a moment
             _log.warning("%s: %s", what, error)
+        except Exception:  # noqa: BLE001  # a defect must not end the replica, for the others have it too
+            _log.exception("%s", what)
         try:
             await asyncio.wait_for(stopping.wait(), pause)
         except TimeoutError:

@@ -65,7 +65,7 @@ class Collector:
             thread.join()
         try:
             self._leader.release()
-        except ResultsError as error:
+        except OSError as error:
             _log.warning("the lease is left to expire: %s", error)
 
     def _deleted(self, namespace: str) -> None:
@@ -82,8 +82,10 @@ class Collector:
         while not self._stop.is_set():
             try:
                 self._leader.step()
-            except ResultsError as error:
+            except OSError as error:
                 _log.warning("lease: %s", error)
+            except Exception:  # noqa: BLE001  # a defect must not end this replica's part for ever
+                _log.exception("lease")
             self._metrics.leader.set(self._leader())
             self._stop.wait(RENEW)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from controller.kube.client import Kube
-from controller.kube.errors import ApiError, Gone
+from controller.kube.errors import Gone
 from controller.kube.resources import PIPELINE_RUNS, TASK_RUNS, Resource
 
 LIFE = 60.0
@@ -51,9 +51,12 @@ class Watch:
                 self._versions.pop(resource, None)  # a list may be too old too
                 self._missed()
                 hurry = False
-            except ApiError as error:
+            except OSError as error:  # ApiError, or a token's file that cannot be read for a moment
                 if not self._stop.is_set():
                     _log.warning("watch %s: %s; going on where it ended", resource.plural, error)
+                hurry = False
+            except Exception:  # noqa: BLE001  # a defect must not end the watch for ever
+                _log.exception("watch %s", resource.plural)
                 hurry = False
             if not hurry:
                 self._stop.wait(_PAUSE)

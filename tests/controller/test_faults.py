@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from controller import certificates
+from controller.garbage.collector import Collector
+from controller.garbage.leader import Leader
 from controller.garbage.watching import Watch
 from controller.identity import Identity, Place
 from controller.kube import client
@@ -21,6 +26,9 @@ from controller.kube.client import Kube
 from controller.kube.endpoint import Endpoint, from_kubeconfig
 from controller.kube.errors import ApiError
 from controller.kube.resources import NAMESPACES, PIPELINE_RUNS, SECRETS, TASK_RUNS, Tree
+from controller.metrics import Metrics
+from controller.serve import _again
+from resultsfs.errors import InvalidSetting
 from resultsfs.reference import Reference
 from resultsfs.settings import Settings, to_mapping
 from resultsfs.store import Store
@@ -212,6 +220,64 @@ def test_garbage_after_the_api_server_restarted(api: ApiServer, kube: Kube, name
         kube.delete(PIPELINE_RUNS, namespace, "second")
         eventually(lambda: {uid for _, uid in store.runs(namespace)} == {uids[2]}, 120)
     store.close()
+
+
+@pytest.mark.parametrize("error", [OSError("no token"), RuntimeError("a defect")], ids=["token", "defect"])
+def test_a_token_that_cannot_be_read_ends_no_thread(
+    api: ApiServer, kube: Kube, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Its file may be unreadable while the kubelet replaces it: who leads and who watches try again, and then do it."""
+    monkeypatch.setattr("controller.garbage.collector.RENEW", 0.1)
+    monkeypatch.setattr("controller.garbage.watching._PAUSE", 0.1)
+    found = from_kubeconfig(str(api.admin))
+    asked: Counter[str] = Counter()
+    readable = threading.Event()
+
+    def authorization() -> str | None:
+        asked[threading.current_thread().name] += 1
+        if not readable.is_set():
+            raise error
+        return found.authorization()
+
+    settings = Settings(store=f"file://{tmp_path}/store", garbage_grace=0)
+    store, gone = Store.open(settings), uuid4()
+    fill(store, namespace, gone)
+    unsteady = Kube(Endpoint(found.url, found.tls, authorization, found.namespace))
+    leader = Leader(unsteady, namespace, "lease", "one")
+    collector = Collector(unsteady, lambda: store, lambda: settings, Metrics(), leader)
+    collector.start()
+    try:
+        threads = ("leader", "watch-taskruns", "watch-pipelineruns")
+        eventually(lambda: all(asked[name] > 2 for name in threads))
+        readable.set()
+        eventually(lambda: not list(store.runs(namespace)))
+        made = run(kube, namespace, "then")
+        fill(store, namespace, made)
+        kube.delete(PIPELINE_RUNS, namespace, "then")
+        eventually(lambda: not list(store.runs(namespace)), 60)
+    finally:
+        collector.stop()
+        unsteady.close()
+        store.close()
+
+
+def test_what_is_done_again_and_again_outlives_its_failures(caplog: pytest.LogCaptureFixture) -> None:
+    """A Secret or a token that cannot be read, or a defect, is told and tried again; it does not end the replica."""
+    errors: list[Exception] = [RuntimeError("a defect"), OSError("no token"), InvalidSetting("no certificate")]
+
+    async def all_of_them() -> None:
+        stopping = asyncio.Event()
+
+        async def action() -> None:
+            if not errors:
+                stopping.set()
+                return
+            raise errors.pop()
+
+        await _again(stopping, 0.01, action, "identity")
+
+    asyncio.run(all_of_them())
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "ERROR"]
 
 
 @contextmanager

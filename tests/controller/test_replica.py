@@ -84,6 +84,33 @@ def test_a_certificate_that_expired_is_made_anew(kube: Kube, namespace: str, web
     assert registered(kube, webhooks)[0][1].count(b"BEGIN CERTIFICATE") == 1
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"tokens": b"no json"},
+        {"tokens": b'[{"token": "' + b"0" * 48 + b'"}]'},
+        {"tokens": b'[{"token": "", "made": "2026-01-02T00:00:00+00:00"}]'},
+        {"tokens": b"{}", "made": b"yesterday"},
+        {"tokens": b"null", "made": b"2026-01-02T00:00:00"},
+        {"made": b"\xff"},
+        {"tls.crt": b"\xff", "ca.crt": b"\xff"},
+    ],
+)
+def test_a_spoilt_secret_is_put_right(kube: Kube, namespace: str, webhooks: str, spoilt: dict[str, bytes]) -> None:
+    """What cannot be read counts as absent: it is made anew, whoever has it already goes on and whoever comes can begin."""
+    place = Place(namespace, f"{namespace}-spoilt", webhooks, ["127.0.0.1"])
+    running_one, new = Identity(kube, place), Identity(kube, place)
+    look(running_one)
+    secret = kube.get(SECRETS, namespace, place.secret)
+    secret["data"] |= {key: base64.b64encode(value).decode() for key, value in spoilt.items()}
+    kube.update(SECRETS, namespace, secret)
+    for identity in (running_one, new):
+        look(identity)
+        assert identity.ready and not identity.admits("")
+        token = registered(kube, webhooks)[0][0].removeprefix("/mutate/pods/")
+        assert len(token) >= 32 and identity.admits(token)
+
+
 def test_what_is_new_waits_until_all_know_it(kube: Kube, namespace: str, webhooks: str) -> None:
     """A renewed certificate is registered at once and used later; a new token is known before it is registered."""
     place = Place(namespace, f"{namespace}-renewed", webhooks, ["127.0.0.1"])
