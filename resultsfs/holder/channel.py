@@ -16,6 +16,16 @@ _CREDENTIALS = struct.Struct("=iii")
 _ROOM = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 
 
+class DescriptorLost(InvalidMessage):
+    """A message whose descriptor this process had no room for: `told` is the message."""
+
+    default_errno = errno.EMFILE
+
+    def __init__(self, told: Message) -> None:
+        super().__init__(f"the descriptor that came with {told.name} is lost: this process may open no more files")
+        self.told = told
+
+
 class Channel:
     """One connection. With a queue it never waits: what does not fit goes out at `flush`."""
 
@@ -71,7 +81,7 @@ class Channel:
     def receive(self) -> tuple[Message, int | None]:
         """The next message, and the descriptor that came with it, which is the caller's to close.
 
-        Raises HolderGone at the end, BlockingIOError, InvalidMessage.
+        Raises HolderGone at the end, BlockingIOError, InvalidMessage, DescriptorLost.
         """
         try:
             packet, ancillary, flags, _ = self._socket.recvmsg(MOST + 1, _ROOM, socket.MSG_CMSG_CLOEXEC)
@@ -83,6 +93,8 @@ class Channel:
         try:
             if not packet:
                 raise HolderGone("the other side of the holder's socket has closed it")
+            if flags & socket.MSG_CTRUNC and not found:
+                raise DescriptorLost(decode(packet))
             if len(packet) > MOST or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(found) > 1:
                 raise InvalidMessage(f"a message of more than {MOST} bytes, or with more than one descriptor")
             message = decode(packet)

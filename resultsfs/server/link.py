@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from resultsfs.errors import HolderGone, InvalidMessage
-from resultsfs.holder.channel import Channel, connect
+from resultsfs.holder.channel import Channel, DescriptorLost, connect
 from resultsfs.holder.messages import Attach, Hold, Message, Volume
 from resultsfs.kernel.loop import Loop
 
@@ -97,6 +97,9 @@ class Link:
         assert self._channel is not None
         try:
             message, descriptor = self._channel.receive()
+        except DescriptorLost as error:
+            log.error("%s", error)  # noqa: TRY400
+            self._heard(error.told, None)
         except InvalidMessage as error:
             log.error("what the holder says is not understood: %s", error)  # noqa: TRY400
         except HolderGone as error:

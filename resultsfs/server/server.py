@@ -31,6 +31,8 @@ _OPENING = 4
 _START = 30.0
 """Seconds for which a server that serves one volume waits for its holder."""
 
+_NO_ROOM = "its server may open no more files: raise RLIMIT_NOFILE, or wait until some are closed"
+
 _LOOK, _PATIENCE = 0.05, 20.0
 """Seconds between looks at what still waits when a server is to stop, and for how long in all."""
 
@@ -154,8 +156,11 @@ class Server:
             self.loop.stop()
 
     def _heard(self, message: Message, descriptor: int | None) -> None:
-        if isinstance(message, Serve) and descriptor is not None:
-            self._serve(message, descriptor)
+        if isinstance(message, Serve):
+            if descriptor is not None:
+                self._serve(message, descriptor)
+            else:  # asked again, or unmounted; the connection must not end for it: others would be given what is served
+                self._link.send(Refused(message.volume.volume_id, _NO_ROOM, errno.EMFILE))
             return
         if descriptor is not None:
             os.close(descriptor)
