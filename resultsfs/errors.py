@@ -107,6 +107,12 @@ class VolumeFull(ResultsError):
     default_errno = errno.ENOSPC
 
 
+class TooManyOpenFiles(ResultsError):
+    """A volume has `volume-open-files` open, or all volumes together what their process may."""
+
+    default_errno = errno.EMFILE
+
+
 class NodeDiskFull(VolumeFull):
     """A write would take more of the node's disk than all volumes together may."""
 

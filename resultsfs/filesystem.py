@@ -44,6 +44,7 @@ class ResultsFilesystem(Attributes, Names, Opening):
 
         `again`: a server that died may have made it, so an empty one that is there already is taken for that.
         """
+        self._may_open()
         with self._at(path, make=True) as (directory, name):
             flags = (info.flags & ~NOT_OURS) | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
@@ -66,10 +67,12 @@ class ResultsFilesystem(Attributes, Names, Opening):
     def open(self, path: str, info: FileInfo) -> None:
         """Open a file. A collector that opens a result for reading gets its publication."""
         if is_ref_path(path):
+            self._may_open()
             info.fh = self._handles.add(self._references.open(path, info.flags))
             return
         if info.flags & os.O_ACCMODE == os.O_RDONLY and self._open_collected(path, info):
             return
+        self._may_open()
         with self._at(path) as (directory, name):
             descriptor = paths.open_regular(directory, name, info.flags & ~NOT_OURS)
         try:

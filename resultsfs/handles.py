@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from resultsfs.collector import Collector
+from resultsfs.errors import TooManyOpenFiles
+from resultsfs.limits import Descriptors
 from resultsfs.nodes import Node
 
 
@@ -75,19 +77,34 @@ class LostHandle:
 
 
 class Handles:
-    """The table of open files: numbers as the kernel holds them, to handles."""
+    """The table of open files: numbers as the kernel holds them, to handles. All count, also in the `process`; at `most`
+    so many may be there before another one that takes a descriptor.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int, process: Descriptors) -> None:
+        self._most = most
+        self._process = process
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._handles: dict[int, object] = {}
+
+    def check(self) -> None:
+        """Raise TooManyOpenFiles when no other file may be opened."""
+        count = len(self._handles)
+        if count >= self._most:
+            raise TooManyOpenFiles(
+                f"the volume has {count:,} files open, and volume-open-files is {self._most:,}: close some, or raise "
+                "the setting"
+            )
+        self._process.check(count)
 
     def add(self, handle: object) -> int:
         """A number for a handle."""
         with self._lock:
             number = next(self._numbers)
             self._handles[number] = handle
-            return number
+        self._process.counted(1)
+        return number
 
     def begin(self, first: int) -> None:
         """Count on from `first`: what other servers have handed out is below."""
@@ -98,6 +115,7 @@ class Handles:
         """Take over a handle with the number that a predecessor gave it."""
         with self._lock:
             self._handles[number] = handle
+        self._process.counted(1)
 
     def get(self, number: int) -> object:
         """The handle of a number. Raises OSError EBADF for one that was not handed out, or is closed."""
@@ -116,4 +134,5 @@ class Handles:
         with self._lock:
             handle = self.get(number)
             del self._handles[number]
-            return handle
+        self._process.counted(-1)
+        return handle

@@ -19,6 +19,7 @@ from resultsfs.disk import Disk, Unbounded
 from resultsfs.events import Event
 from resultsfs.filesystem import Caller, ResultsFilesystem
 from resultsfs.host import Host, RecordHost
+from resultsfs.limits import Descriptors
 from resultsfs.observer import Observer, Unobserved
 from resultsfs.record import VolumeRecord
 from resultsfs.refs import References
@@ -128,6 +129,7 @@ class Shared:
     ) -> None:
         self.observer: Observer = observer if observer is not None else Unobserved()
         self.disk: Disk = disk if disk is not None else Unbounded()
+        self.descriptors = Descriptors()
         self._directory = caches
         self._lock = threading.Lock()
         self._stores: dict[tuple[object, ...], Once[Store]] = {}
@@ -208,7 +210,7 @@ class Service:
         common_parts = (common.disk, common.observer)
         self.volume = Volume(record, settings, self.spool, store, host, background, awaited, *common_parts)
         references = References(record.namespace, store, cache)
-        self.filesystem = ResultsFilesystem(self.volume, references, identify, caller)
+        self.filesystem = ResultsFilesystem(self.volume, references, identify, caller, common.descriptors)
 
     def close(self, timeout: float = 10.0) -> None:
         """Stop uploads and downloads, waiting up to `timeout` seconds for each kind; the spool's files stay."""

@@ -59,6 +59,12 @@ class Settings:
         "A write that would make all files of one TaskRun's volume together larger than this fails with ENOSPC.",
         least=4096,
     )
+    volume_open_files: int = setting(
+        COUNT,
+        8192,
+        "A file beyond so many that are open on one TaskRun's volume is not opened: EMFILE.",
+        least=64,
+    )
     skeleton_size_limit: int = setting(
         SIZE,
         16 << 20,

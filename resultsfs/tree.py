@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from resultsfs.collector import Identify, groups
+from resultsfs.errors import TooManyOpenFiles
 from resultsfs.handles import Handles
 from resultsfs.hidden import Hidden, is_hidden_name
+from resultsfs.limits import Descriptors
 from resultsfs.paths import Place, parent_of
 from resultsfs.refs import References, is_ref_path
 from resultsfs.volume import Volume
@@ -36,17 +38,22 @@ class Concealed(FileNotFoundError):
 
 
 class Tree:
-    """A volume's files and who asks for them."""
+    """A volume's files and who asks for them. `process` counts the open files of other volumes too."""
 
     def __init__(
-        self, volume: Volume, references: References, identify: Identify, caller: Callable[[], Caller]
+        self,
+        volume: Volume,
+        references: References,
+        identify: Identify,
+        caller: Callable[[], Caller],
+        process: Descriptors | None = None,
     ) -> None:
         self.volume = self._volume = volume
         self._nodes = volume.nodes
         self._references = references
         self._identify = identify
         self._caller = caller
-        self._handles = Handles()
+        self._handles = Handles(volume.settings.volume_open_files, process or Descriptors())
         self._hidden = Hidden()
         self._root = volume.spool.files
         self._own = (os.geteuid(), os.getegid())
@@ -64,6 +71,14 @@ class Tree:
                 raise refusal(errno.EPERM, path)
             return Place(self._volume.spool.hidden, name)
         return parent_of(self._root, path)
+
+    def _may_open(self) -> None:
+        """Raises TooManyOpenFiles, of which an Event tells. What a collector reads is never asked about."""
+        try:
+            self._handles.check()
+        except TooManyOpenFiles as error:
+            self._volume.report("TooManyOpenFiles", None, f"a file was not opened: {error}")
+            raise
 
     def _owner(self, directory: int) -> tuple[int, int]:
         """Whose something made in a directory is: the caller's, its group the directory's where that is set-group-id."""

@@ -35,6 +35,7 @@ from resultsfs.kernel.table import Entry
 from resultsfs.refs import REF_INODE
 
 _MOST = 1 << 20  # bytes of entries in one answer
+_READING = 64  # listings that keep a descriptor between requests; the others open one again
 
 
 class NamingRequests(NodeRequests):
@@ -224,15 +225,18 @@ class NamingRequests(NodeRequests):
 
     def _listing(self, request: Request) -> tuple[int, int, Listing | Fixed]:
         asked = READ_IN.unpack(request.body)
-        listing = self._directories.get(asked.fh)
+        listing = self._directories.pop(asked.fh, None)
         if listing is None:
             nodeid, ref = request.nodeid, request.nodeid == REF_INODE
             path = self.path(nodeid) if ref else ""
-            listing = self._directories[asked.fh] = (
+            listing = (
                 Fixed(self.filesystem.readdir(path))
                 if ref
                 else Listing(lambda: self.filesystem.open_directory(self.path(nodeid)))
             )
+        self._directories[asked.fh] = listing  # the last
+        if len(self._directories) > _READING:
+            next(itertools.islice(reversed(self._directories.values()), _READING, None)).close()
         return asked.offset, min(asked.size, _MOST), listing
 
     def readdir(self, request: Request) -> Answer:

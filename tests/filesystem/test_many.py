@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from tests.support.mount import Mount
+from tests.support.mount import Mount, mounted
+from tests.support.waiting import eventually
 
 OPEN, ENTRIES = 5_000, 50_000
 
@@ -42,3 +46,32 @@ def test_50000_entries(mount: Mount) -> None:
         assert sum(entry.is_file(follow_symlinks=False) for entry in entries) == ENTRIES
     mount.restart()
     assert sorted(os.listdir(mount.path)) == [f"entry-{number:05}" for number in range(ENTRIES)]
+
+
+def test_open_files_of_a_volume_have_a_limit(transport: str) -> None:
+    """Beyond `volume-open-files` opening is EMFILE, making a file too, an Event names the setting, and collectors read
+    on; what is closed makes room."""
+    with mounted(transport=transport, settings={"volume-open-files": 64}) as mount, ExitStack() as opened:
+        (mount.path / "report").write_bytes(b"content")
+        # fusepy hears of a close later than who closes
+        eventually(lambda: _open(mount.path / "first", opened))
+        for number in range(63):
+            opened.enter_context(open(mount.path / str(number), "wb", buffering=0))
+        assert not _open(mount.path / "one-more", opened) and not (mount.path / "one-more").exists()
+        with pytest.raises(OSError) as caught:
+            (mount.path / "report").read_bytes()
+        assert caught.value.errno == errno.EMFILE
+        found = [event for event in mount.events() if event["reason"] == "TooManyOpenFiles"]
+        assert len(found) == 1 and "volume-open-files" in found[0]["message"]
+        assert mount.collect("report").stdout == b"content"
+        opened.close()
+        eventually(lambda: _open(mount.path / "one-more", opened))
+
+
+def _open(file: Path, opened: ExitStack) -> bool:
+    try:
+        opened.enter_context(file.open("wb", buffering=0))
+    except OSError as error:
+        assert error.errno == errno.EMFILE
+        return False
+    return True

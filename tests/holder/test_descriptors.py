@@ -6,7 +6,8 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,38 @@ def test_what_a_server_has_no_room_for_is_given_again(both: Stage) -> None:
     successor.says("takes over volume v")
     assert (point / "report").read_text() == "kept"
     assert both.states() == {"v": "served"}
+
+
+def test_one_volume_does_not_take_all_descriptors(stage: Stage) -> None:
+    """A volume opens as many files as its server can; another one still opens some, and new ones are mounted."""
+    stage.holder()
+    stage.server("sh", "-c", 'ulimit -n 600 && exec "$@"', "sh")
+    greedy, modest = stage.mount("greedy"), stage.mount("modest")
+    (modest / "report").write_text("content")
+    taken: list[int] = []
+    try:
+        with pytest.raises(OSError) as caught:
+            for number in range(600):
+                taken.append(os.open(greedy / str(number), os.O_CREAT | os.O_RDWR))
+        assert caught.value.errno == errno.ENFILE
+        assert not (greedy / str(len(taken))).exists()
+        events = (stage.directory / "greedy.spool" / "events.jsonl").read_text()
+        assert events.count("TooManyOpenFiles") == 1 and "RLIMIT_NOFILE" in events
+        with ExitStack() as others:
+            for _ in range(50):
+                assert others.enter_context(open(modest / "report")).read() == "content"
+        (stage.mount("fresh") / "report").write_text("content")
+        os.close(taken.pop())
+        eventually(lambda: _opens(greedy / "again"))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def _opens(file: Path) -> bool:
+    try:
+        file.touch()
+    except OSError as error:
+        assert error.errno == errno.ENFILE
+        return False
+    return True

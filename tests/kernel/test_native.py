@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -199,3 +199,20 @@ def test_times_of_names_that_are_no_results(mount: Mount) -> None:
         assert time.monotonic() - begun < 100
     finally:
         os.kill(mount.server, 18)
+
+
+def test_listings_do_not_keep_descriptors(mount: Mount) -> None:
+    """Of many directories that are half read the server keeps few open, and each is read to its end all the same."""
+    entries = {f"{number:03}".ljust(250, "x") for number in range(150)}  # more than one request brings
+    for turn in range(100):
+        (mount.path / f"d{turn}").mkdir()
+        for name in entries:
+            os.mknod(mount.spool / "files" / f"d{turn}" / name)
+    with ExitStack() as opened:
+        listings = [opened.enter_context(os.scandir(mount.path / f"d{turn}")) for turn in range(100)]
+        found = [{next(listing).name} for listing in listings]
+        links = [os.readlink(link) for link in Path(f"/proc/{mount.server}/fd").iterdir() if link.is_symlink()]
+        assert sum(re.search(r"files/d\d+$", link) is not None for link in links) <= 64
+        for listing, names in zip(listings, found, strict=True):
+            names.update(entry.name for entry in listing)
+            assert names == entries
