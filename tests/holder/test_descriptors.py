@@ -32,7 +32,8 @@ def test_a_mount_that_a_server_has_no_room_for_fails(both: Stage) -> None:
     with _opens_nothing(both.processes[1]):
         failed = both.fails(Mount(both.volume()))
     assert failed.errno == errno.EMFILE and "RLIMIT_NOFILE" in failed.error
-    eventually(lambda: both.mounted() == [])
+    eventually(lambda: both.listed() == {})
+    assert both.mounted() == []
     (both.mount() / "report").write_text("content")
 
 
