@@ -153,6 +153,22 @@ def mounter(
         raise click.ClickException(str(error)) from None
 
 
+@main.command("holder-alive")
+@_holder
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Seconds to wait for an answer."
+)
+def holder_alive(holder: str, timeout: float) -> None:
+    """Ask the holder for its volumes; the exit code is 1 if it does not answer."""
+    from csi.holder_alive import held
+
+    try:
+        count = held(holder, timeout)
+    except ResultsError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"the holder answers; volumes: {count}")
+
+
 if __name__ == "__main__":
     main(prog_name="python -m csi")
     sys.exit(0)
