@@ -47,12 +47,13 @@ class Regarding:
 
 
 class Recorder:
-    """Writes Events on a thread of its own. `outcomes` counts what became of them."""
+    """Writes Events on a thread of its own. `outcomes` counts what became of them; `clock` says seconds."""
 
-    def __init__(self, api: Api, node: str, outcomes: Counter) -> None:
+    def __init__(self, api: Api, node: str, outcomes: Counter, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._node = node
         self._outcomes = outcomes
+        self._clock = clock
         self._queue: queue.Queue[tuple[Event, Callable[[], list[Regarding]]] | None] = queue.Queue(_QUEUED)
         self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by uid: Events left, as of when
         self._thread = threading.Thread(target=self._work, name="events", daemon=True)
@@ -95,7 +96,7 @@ class Recorder:
         self._outcomes.labels(outcome).inc()
 
     def _allowed(self, uid: str) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         left, since = self._budgets.pop(uid, (float(_BURST), now))
         left = min(_BURST, left + (now - since) / _REFILL)
         self._budgets[uid] = (left - 1 if left >= 1 else left, now)
