@@ -1,7 +1,8 @@
 """The disk of a node's spools: what all volumes together may take of it, and what must stay free.
 
-Two bounds: `node-spool-limit` on the volumes' files, `node-disk-reserve` on what is free, whoever takes it. Before
-a write is refused, content that is fetched by reference, and is in the store anyway, makes room.
+Two bounds: `node-spool-limit` on the volumes' files, `node-disk-reserve` on what is free, whoever takes it: bytes, and
+inodes where the disk has a number of them. Before a write is refused, content that is fetched by reference, and is in
+the store anyway, makes room.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class Disk(Protocol):
         """Raise NodeDiskFull when there is no room to keep so much of what is in the store."""
         ...
 
+    def may_make(self) -> None:
+        """Raise NodeDiskFull when no file must be made; one that may be is counted."""
+        ...
+
     def counted(self, change: int) -> None:
         """Files have grown, or shrunk."""
         ...
@@ -43,6 +48,9 @@ class Unbounded:
         """Nothing is refused."""
 
     def spare(self, count: int) -> None:
+        """Nothing is refused."""
+
+    def may_make(self) -> None:
         """Nothing is refused."""
 
     def counted(self, change: int) -> None:
@@ -69,6 +77,7 @@ class NodeDisk:
         self._used = 0
         self._left = 0  # bytes that may be taken until the disk must be looked at again
         self._free = self._reserve = 0
+        self._inodes: int | None = None  # that may be taken until the disk must be looked at again; None: no limit
         self._measure()
 
     @property
@@ -124,6 +133,20 @@ class NodeDisk:
                 f"free, and node-disk-reserve ({self._settings().node_disk_reserve}%) keeps {format_size(self._reserve)}"
             )
 
+    def may_make(self) -> None:
+        """Raise NodeDiskFull when too few inodes would be left; one that may be taken is counted."""
+        with self._lock:
+            if self._inodes is not None and self._inodes <= 0:
+                self._measure()
+            if self._inodes is None:
+                return
+            if self._inodes <= 0:
+                raise NodeDiskFull(
+                    f"another file would leave too few of the inodes of the node's disk, of which node-disk-reserve "
+                    f"({self._settings().node_disk_reserve}%) keeps some: remove files there, or lower the setting"
+                )
+            self._inodes -= 1
+
     def counted(self, change: int) -> None:
         """Files have grown, or shrunk, by so many bytes."""
         with self._lock:
@@ -147,3 +170,5 @@ class NodeDisk:
         self._free = found.f_bavail * found.f_frsize
         self._reserve = found.f_blocks * found.f_frsize * self._settings().node_disk_reserve // 100
         self._left = self._free - self._reserve
+        kept = found.f_files * self._settings().node_disk_reserve // 100
+        self._inodes = found.f_favail - kept if found.f_files else None  # btrfs has no such limit, and says 0

@@ -45,10 +45,12 @@ class ResultsFilesystem(Attributes, Names, Opening):
         `again`: a server that died may have made it, so an empty one that is there already is taken for that.
         """
         self._may_open()
+        self._may_make(again=again)
         with self._at(path, make=True) as (directory, name):
             flags = (info.flags & ~NOT_OURS) | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
                 descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, mode & 0o7777, dir_fd=directory)
+                self._nodes.made()
             except FileExistsError:
                 if not again or os.stat(name, dir_fd=directory, follow_symlinks=False).st_size > 0:
                     raise

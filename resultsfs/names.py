@@ -26,9 +26,11 @@ class Names(Tree):
         kind = stat.S_IFMT(mode)
         if kind not in (0, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK):
             raise refusal(errno.EPERM, path)
+        self._may_make(again=again)
         with self._at(path, make=True) as (directory, name):
             try:
                 os.mknod(name, mode, 0, dir_fd=directory)
+                self._nodes.made()
             except FileExistsError:
                 if not again or not _is_new(directory, name, kind or stat.S_IFREG):
                     raise
@@ -38,9 +40,11 @@ class Names(Tree):
         """Make a directory."""
         if path == f"/{REF_DIR}":
             raise refusal(errno.EEXIST, path)
+        self._may_make(again=again)
         with self._at(path, make=True) as (directory, name):
             try:
                 os.mkdir(name, mode, dir_fd=directory)
+                self._nodes.made()
             except FileExistsError:
                 if not again or not _is_new(directory, name, stat.S_IFDIR):
                     raise
@@ -48,9 +52,11 @@ class Names(Tree):
 
     def symlink(self, path: str, target: str, *, again: bool = False) -> None:
         """Make a symbolic link; whoever follows it does so in their own container."""
+        self._may_make(again=again)
         with self._at(path, make=True) as (directory, name):
             try:
                 os.symlink(target, name, dir_fd=directory)
+                self._nodes.made()
             except FileExistsError:
                 if not again or not _is_new(directory, name, stat.S_IFLNK):
                     raise
@@ -80,6 +86,8 @@ class Names(Tree):
             os.unlink(name, dir_fd=directory)
         if is_hidden_name(name):
             self._hidden.remove(name)
+        else:
+            self._nodes.made(-1)
         self._name_gone(found)
 
     def rmdir(self, path: str) -> None:
@@ -87,6 +95,7 @@ class Names(Tree):
         with self._at(path, write=True) as (directory, name):
             found = os.stat(name, dir_fd=directory, follow_symlinks=False)
             os.rmdir(name, dir_fd=directory)
+        self._nodes.made(-1)
         self._hidden.directory_gone(found.st_ino)
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
@@ -106,6 +115,9 @@ class Names(Tree):
                 self._volume.hold_awaited(target, after, replaced.st_ino)
             os.rename(before, after, src_dir_fd=source, dst_dir_fd=target)
             parent = os.stat(".", dir_fd=source).st_ino
+        if replaced is None or replaced.st_ino != moved.st_ino:  # else nothing has happened
+            gone = is_hidden_name(after) or replaced is not None
+            self._nodes.made(is_hidden_name(before) - gone)
         if is_hidden_name(before):
             self._hidden.remove(before)
         if is_hidden_name(after):
@@ -142,9 +154,11 @@ class Names(Tree):
 
     def link(self, path: str, existing: str, *, again: bool = False) -> None:
         """Make a second name for a file."""
+        self._may_make(again=again, inode=False)
         with self._at(existing, write=True) as (source, before), self._at(path, make=True) as (target, after):
             try:
                 os.link(before, after, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                self._nodes.made()
             except FileExistsError:
                 if not again or _inode(source, before) != _inode(target, after):
                     raise

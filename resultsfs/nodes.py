@@ -39,7 +39,8 @@ class Node:
 
 
 class Nodes:
-    """All regular files of a volume; counts their sizes together against the limits, and those of the disk.
+    """All regular files of a volume; counts their sizes together against the limits, and those of the disk; and all
+    entries of its directories, whatever they are.
 
     Its lock guards the counts only and is never held over a system call that can block on anything but this
     disk. Sizes are apparent sizes: a sparse file counts whole.
@@ -51,17 +52,40 @@ class Nodes:
         self._lock = threading.Lock()
         self._nodes: dict[int, Node] = {}
         self._total = 0
+        self._entries = 0
 
     @property
     def total(self) -> int:
         """Bytes of all files together."""
         return self._total
 
+    @property
+    def entries(self) -> int:
+        """Names of files, directories and all else; not those of files that are kept while they are open."""
+        return self._entries
+
+    def may_make(self, *, inode: bool = True) -> None:
+        """Raise VolumeFull, NodeDiskFull when there must not be another entry, or not another `inode`."""
+        if self._entries >= self._settings.volume_file_limit:
+            raise VolumeFull(
+                f"the volume has {self._entries:,} files, directories and links, and volume-file-limit is "
+                f"{self._settings.volume_file_limit:,}: remove some, or raise the setting"
+            )
+        if inode:
+            self._disk.may_make()
+
+    def made(self, change: int = 1) -> None:
+        """There are so many entries more, or less."""
+        with self._lock:
+            self._entries += change
+
     def scan(self, root: int) -> None:
         """Take in what lies in the spool already. Raises OSError."""
         with uncollected():
-            for found in _regular_files(root):
-                self.get(found)
+            for files, count in _directories(root):
+                self._entries += count
+                for found in files:
+                    self.get(found)
 
     def get(self, found: os.stat_result) -> Node:
         """The node of a regular file, made when it is new; one that is not counted when it has no name left."""
@@ -157,21 +181,22 @@ class Nodes:
             node.size = size
 
 
-def _regular_files(root: int) -> Iterator[os.stat_result]:
-    """All regular files below a directory that nobody changes; goes as deep as a step may have built."""
+def _directories(root: int) -> Iterator[tuple[list[os.stat_result], int]]:
+    """For each directory of a tree that nobody changes its regular files, and how many entries it has; goes as deep as
+    a step may have built."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     current = os.open(".", flags, dir_fd=root)
     try:
-        found, inner = _sorted_out(current)
-        yield from found
+        found, inner, count = _sorted_out(current)
+        yield found, count
         pending = [inner]
         while True:
             if pending[-1]:
                 step = os.open(pending[-1].pop(), flags, dir_fd=current)
                 os.close(current)
                 current = step
-                found, inner = _sorted_out(current)
-                yield from found
+                found, inner, count = _sorted_out(current)
+                yield found, count
                 pending.append(inner)
             else:
                 pending.pop()
@@ -184,14 +209,15 @@ def _regular_files(root: int) -> Iterator[os.stat_result]:
         os.close(current)
 
 
-def _sorted_out(directory: int) -> tuple[list[os.stat_result], list[str]]:
-    """A directory's regular files, and the names of the directories in it."""
-    files, directories = [], []
+def _sorted_out(directory: int) -> tuple[list[os.stat_result], list[str], int]:
+    """A directory's regular files, the names of the directories in it, and how many entries it has in all."""
+    files, directories, count = [], [], 0
     with os.scandir(directory) as entries:
         for entry in entries:
+            count += 1
             if entry.is_dir(follow_symlinks=False):
                 directories.append(entry.name)
             elif entry.is_file(follow_symlinks=False):
                 # not the entry's own stat: that goes by a path, which may be too long
                 files.append(os.stat(entry.name, dir_fd=directory, follow_symlinks=False))
-    return files, directories
+    return files, directories, count

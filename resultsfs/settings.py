@@ -65,6 +65,12 @@ class Settings:
         "A file beyond so many that are open on one TaskRun's volume is not opened: EMFILE.",
         least=64,
     )
+    volume_file_limit: int = setting(
+        COUNT,
+        200_000,
+        "Making an entry (file, directory, link) beyond so many on one TaskRun's volume fails with ENOSPC.",
+        least=16,
+    )
     skeleton_size_limit: int = setting(
         SIZE,
         16 << 20,
@@ -172,7 +178,7 @@ class Settings:
     node_disk_reserve: int = setting(
         PERCENT,
         15,
-        "What must stay free on the disk of a node's spools and cache. Below it cached content goes, then writes fail "
+        "What must stay free on the disk of a node's spools and cache, of inodes too. Below it cached content goes, then writes fail "
         "with ENOSPC. The default is more than the 10% below which a kubelet evicts pods.",
         least=0,
         most=90,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from resultsfs.collector import Identify, groups
-from resultsfs.errors import TooManyOpenFiles
+from resultsfs.errors import TooManyOpenFiles, VolumeFull
 from resultsfs.handles import Handles
 from resultsfs.hidden import Hidden, is_hidden_name
 from resultsfs.limits import Descriptors
@@ -78,6 +78,16 @@ class Tree:
             self._handles.check()
         except TooManyOpenFiles as error:
             self._volume.report("TooManyOpenFiles", None, f"a file was not opened: {error}")
+            raise
+
+    def _may_make(self, *, again: bool = False, inode: bool = True) -> None:
+        """Raises VolumeFull, of which an Event tells. With `again` what is to be made may be there, and counted."""
+        if again:
+            return
+        try:
+            self._nodes.may_make(inode=inode)
+        except VolumeFull as error:
+            self._volume.report(type(error).__name__, None, f"a file was not made: {error}", about="entries")
             raise
 
     def _owner(self, directory: int) -> tuple[int, int]:

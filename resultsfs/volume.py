@@ -323,12 +323,12 @@ class Volume:
 
     # -- events, ends -------------------------------------------------------------------------------------
 
-    def report(self, reason: str, result: str | None, text: str, *, warning: bool = True) -> None:
-        """Send an Event, once for each reason and result."""
+    def report(self, reason: str, result: str | None, text: str, *, warning: bool = True, about: str = "") -> None:
+        """Send an Event, once for each reason and result, or each thing that it is `about`."""
         with self._lock:
-            if (reason, result or "") in self._reported:
+            if (reason, result or about) in self._reported:
                 return
-            self._reported.add((reason, result or ""))
+            self._reported.add((reason, result or about))
         self.host.event(Event(reason, text, result, warning))
 
     def _moved(self, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -167,3 +168,26 @@ def test_a_server_that_dies_at_the_very_beginning(when: str) -> None:
         (mount.path / "f").write_bytes(b"x")
         mount.succeed()
         assert (mount.path / "f").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_entries_are_counted_once(when: str) -> None:
+    """Whatever the server dies at, the next counts what is there: the last entry of `volume-file-limit` is made, and the
+    one after it is not."""
+    with taken_over(settings={"volume-file-limit": 16}) as mount:
+        for number in range(13):
+            (mount.path / str(number)).touch()
+        with mount.dying(Opcode.UNLINK, when):
+            os.unlink(mount.path / "0")
+        with mount.dying(Opcode.RENAME, when):
+            os.rename(mount.path / "1", mount.path / "2")
+        with mount.dying(Opcode.CREATE, when):
+            (mount.path / "1").touch()
+        for number in range(13, 16):
+            (mount.path / str(number)).touch()
+        with mount.dying(Opcode.MKDIR, when):
+            (mount.path / "last").mkdir()
+        with pytest.raises(OSError) as caught:
+            (mount.path / "more").mkdir()
+        assert caught.value.errno == errno.ENOSPC
+        assert len(os.listdir(mount.path)) == 16
