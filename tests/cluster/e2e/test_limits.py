@@ -175,8 +175,10 @@ def test_a_step_is_killed_for_its_memory_while_it_writes(resultsfs: Installation
     run = hall.run(made, deadline=DEADLINE)
     assert outcome(run)["reason"] == "StepOOM", outcome(run)
     assert "OOMKilled" in outcome(run)["message"]
-    states = {step["name"]: step["terminationReason"] for step in run["status"]["steps"]}
-    assert states == {"write": "OOMKilled", "after": "Skipped"}
+    states = {step["name"]: step.get("terminationReason") for step in run["status"]["steps"]}
+    assert states["write"] == "OOMKilled"
+    assert states["after"] in ("Skipped", None)  # Tekton may be done before the step that it skips has ended
+    eventually(lambda: "Skipping step" in hall.log(run, "after"), DEADLINE)
     found = results(run)
     assert found["small"] == "early"
     reference = Reference.match(found["large"])
