@@ -187,7 +187,8 @@ class Settings:
     observe: bool = setting(
         FLAG,
         False,
-        "Pods are admitted and counted, and nothing is changed: to learn what would be spilled before anything is.",
+        "Pods are admitted and counted, and nothing is changed: to learn what would be spilled before anything is. Pods "
+        "that were handed paths have their volume still.",
         narrowable=True,
     )
     retention: float = setting(

@@ -61,10 +61,11 @@ class PodAdmission:
         except InvalidSetting as error:
             return invalid(f"resultsfs: {error}")
         found = declared(pod)
-        if not found.results and not _reads_references(task_run):
-            return self._left("no-results")
-        if settings.observe:
-            return self._left("observed")
+        if not _reads_references(task_run):
+            if not found.results:
+                return self._left("no-results")
+            if settings.observe:
+                return self._left("observed")
         index, before = volume
         after = self._volume(self.lineages.of(namespace, task_run), found, settings)
         self.count("injected")
@@ -106,5 +107,5 @@ def _tell(request: Request, owner: Tree) -> None:
 
 
 def _reads_references(task_run: Tree) -> bool:
-    """Whether a TaskRun without results was given references as paths, which only a volume of ours serves."""
+    """Whether a TaskRun was given references as paths, which only a volume of ours serves."""
     return any(PREFIX in text for _, text in strings(task_run.get("spec") or {}))

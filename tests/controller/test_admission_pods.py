@@ -287,6 +287,15 @@ def test_observe_changes_nothing(serving_replica: Serving, kube: Kube, namespace
     assert 'resultsfs_admission_pods_total{outcome="observed"}' in serving_replica.replica.get("/metrics")[1]
 
 
+def test_observe_takes_no_path_away(serving_replica: Serving, kube: Kube, namespace: str) -> None:
+    """A TaskRun that was handed a path has the volume that serves it in observe mode, too."""
+    annotations = {"resultsfs.dev/observe": "true", "resultsfs.dev/params-as-path": "true"}
+    run = task_run(kube, namespace, "reads", annotations=annotations)
+    reference = str(spilled(serving_replica, namespace, "content"))
+    kube.merge(TASK_RUNS.path(namespace, "reads"), {"spec": {"params": [{"name": "report", "value": reference}]}})
+    assert "csi" in volume(kube.create(PODS, namespace, pod(run)))
+
+
 def test_what_pipelines_above_use_stays_inline(serving_replica: Serving, kube: Kube, namespace: str) -> None:
     """A parent's `when` on a child pipeline's result keeps the task's result inline; the topmost run owns the content."""
     top = pipeline_run(
