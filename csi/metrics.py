@@ -157,6 +157,7 @@ MOUNTER_GAUGES = {
     "resultsfs_cache_bytes": "Bytes of content fetched by reference that this node keeps.",
     "resultsfs_cache_limit_bytes": "The setting cache-size-limit.",
     "resultsfs_spool_bytes": "Bytes of all volumes' files on this node.",
+    "resultsfs_spool_entries": "Files, directories and links of all volumes (node-file-limit).",
     "resultsfs_spool_limit_bytes": "The setting node-spool-limit; 0 for none.",
     "resultsfs_disk_free_bytes": "Bytes free on the disk of the spools and the cache.",
     "resultsfs_disk_reserve_bytes": "What must stay free by the setting node-disk-reserve.",

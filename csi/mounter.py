@@ -184,6 +184,7 @@ class Mounter:
             "resultsfs_cache_bytes": lambda: sum(cache.used_bytes for cache in self.server.shared.caches()),
             "resultsfs_cache_limit_bytes": lambda: self._configuration.current.cache_size_limit,
             "resultsfs_spool_bytes": lambda: self._disk.used,
+            "resultsfs_spool_entries": lambda: self._disk.entries,
             "resultsfs_spool_limit_bytes": lambda: self._configuration.current.node_spool_limit,
             "resultsfs_disk_free_bytes": lambda: self._disk.free,
             "resultsfs_disk_reserve_bytes": lambda: self._disk.reserve,

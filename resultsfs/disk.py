@@ -1,8 +1,9 @@
 """The disk of a node's spools: what all volumes together may take of it, and what must stay free.
 
-Two bounds: `node-spool-limit` on the volumes' files, `node-disk-reserve` on what is free, whoever takes it: bytes, and
-inodes where the disk has a number of them. Before a write is refused, content that is fetched by reference, and is in
-the store anyway, makes room.
+Three bounds: `node-spool-limit` on the bytes of the volumes' files, `node-file-limit` on their number, for each takes memory
+of the process that serves it, and `node-disk-reserve` on what is free, whoever takes it: bytes, and inodes where the disk
+has a number of them. Before a write is refused, content that is fetched by reference, and is in the store anyway, makes
+room.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from resultsfs.errors import NodeDiskFull
 from resultsfs.settings import Settings
 from resultsfs.units import format_size
 
+FEW = 1000
+"""Entries that a volume may have however many all volumes together have."""
+
 
 class Disk(Protocol):
     """Where the sizes of all volumes' files are counted, in bytes."""
@@ -28,8 +32,13 @@ class Disk(Protocol):
         """Raise NodeDiskFull when there is no room to keep so much of what is in the store."""
         ...
 
-    def may_make(self) -> None:
-        """Raise NodeDiskFull when no file must be made; one that may be is counted."""
+    def may_make(self, own: int, *, inode: bool = True) -> None:
+        """Raise NodeDiskFull when a volume that has `own` entries must not make another, or not take another inode; an
+        inode that may be taken is counted."""
+        ...
+
+    def made(self, change: int) -> None:
+        """There are so many entries more, or less."""
         ...
 
     def counted(self, change: int) -> None:
@@ -50,8 +59,11 @@ class Unbounded:
     def spare(self, count: int) -> None:
         """Nothing is refused."""
 
-    def may_make(self) -> None:
+    def may_make(self, own: int, *, inode: bool = True) -> None:
         """Nothing is refused."""
+
+    def made(self, change: int) -> None:
+        """Nothing is counted."""
 
     def counted(self, change: int) -> None:
         """Nothing is counted."""
@@ -74,7 +86,7 @@ class NodeDisk:
         self._settings = settings
         self._evict = evict
         self._lock = threading.Lock()
-        self._used = 0
+        self._used = self._entries = 0
         self._left = 0  # bytes that may be taken until the disk must be looked at again
         self._free = self._reserve = 0
         self._inodes: int | None = None  # that may be taken until the disk must be looked at again; None: no limit
@@ -84,6 +96,11 @@ class NodeDisk:
     def used(self) -> int:
         """Bytes of all volumes' files."""
         return self._used
+
+    @property
+    def entries(self) -> int:
+        """Files, directories and links of all volumes."""
+        return self._entries
 
     @property
     def free(self) -> int:
@@ -133,9 +150,20 @@ class NodeDisk:
                 f"free, and node-disk-reserve ({self._settings().node_disk_reserve}%) keeps {format_size(self._reserve)}"
             )
 
-    def may_make(self) -> None:
-        """Raise NodeDiskFull when too few inodes would be left; one that may be taken is counted."""
+    def may_make(self, own: int, *, inode: bool = True) -> None:
+        """Raise NodeDiskFull, which says by which setting, when a volume that has `own` entries must not make another, or
+        not take another inode; an inode that may be taken is counted. A quarter of `node-file-limit` is kept for volumes
+        with few entries."""
         with self._lock:
+            limit = self._settings().node_file_limit
+            if self._entries >= (limit if own < FEW else limit - limit // 4):
+                raise NodeDiskFull(
+                    f"all volumes of this node have {self._entries:,} files, directories and links, this one {own:,}; of "
+                    f"node-file-limit ({limit:,}) a quarter is kept for volumes with fewer than {FEW:,}: remove some, "
+                    "or raise the setting and the mounter's memory limit"
+                )
+            if not inode:
+                return
             if self._inodes is not None and self._inodes <= 0:
                 self._measure()
             if self._inodes is None:
@@ -146,6 +174,11 @@ class NodeDisk:
                     f"({self._settings().node_disk_reserve}%) keeps some: remove files there, or lower the setting"
                 )
             self._inodes -= 1
+
+    def made(self, change: int) -> None:
+        """There are so many entries more, or less."""
+        with self._lock:
+            self._entries += change
 
     def counted(self, change: int) -> None:
         """Files have grown, or shrunk, by so many bytes."""

@@ -71,20 +71,20 @@ class Nodes:
                 f"the volume has {self._entries:,} files, directories and links, and volume-file-limit is "
                 f"{self._settings.volume_file_limit:,}: remove some, or raise the setting"
             )
-        if inode:
-            self._disk.may_make()
+        self._disk.may_make(self._entries, inode=inode)
 
     def made(self, change: int = 1) -> None:
         """There are so many entries more, or less."""
         with self._lock:
             self._entries += change
+            self._disk.made(change)
 
     def scan(self, root: int) -> None:
         """Take in what lies in the spool already. Raises OSError."""
         with uncollected():
-            for files, count in _directories(root):
-                self._entries += count
-                for found in files:
+            for found in _entries(root):
+                self.made()
+                if stat.S_ISREG(found.st_mode):
                     self.get(found)
 
     def get(self, found: os.stat_result) -> Node:
@@ -140,6 +140,7 @@ class Nodes:
         """The volume is no longer served here: its files are counted no more."""
         with self._lock:
             self._disk.counted(-self._total)
+            self._disk.made(-self._entries)
             self._disk = Unbounded()
 
     def reserve(self, node: Node, end: int, *, written: bool = False) -> None:
@@ -181,23 +182,21 @@ class Nodes:
             node.size = size
 
 
-def _directories(root: int) -> Iterator[tuple[list[os.stat_result], int]]:
-    """For each directory of a tree that nobody changes its regular files, and how many entries it has; goes as deep as
-    a step may have built."""
+def _entries(root: int) -> Iterator[os.stat_result]:
+    """Everything in a tree that nobody changes; goes as deep as a step may have built, in memory for the names of the
+    directories alone."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     current = os.open(".", flags, dir_fd=root)
     try:
-        found, inner, count = _sorted_out(current)
-        yield found, count
-        pending = [inner]
+        pending: list[list[str]] = [[]]
+        yield from _listed(current, pending[-1])
         while True:
             if pending[-1]:
                 step = os.open(pending[-1].pop(), flags, dir_fd=current)
                 os.close(current)
                 current = step
-                found, inner, count = _sorted_out(current)
-                yield found, count
-                pending.append(inner)
+                pending.append([])
+                yield from _listed(current, pending[-1])
             else:
                 pending.pop()
                 if not pending:
@@ -209,15 +208,11 @@ def _directories(root: int) -> Iterator[tuple[list[os.stat_result], int]]:
         os.close(current)
 
 
-def _sorted_out(directory: int) -> tuple[list[os.stat_result], list[str], int]:
-    """A directory's regular files, the names of the directories in it, and how many entries it has in all."""
-    files, directories, count = [], [], 0
+def _listed(directory: int, directories: list[str]) -> Iterator[os.stat_result]:
+    """What is in a directory; the names of those that are directories go to a list."""
     with os.scandir(directory) as entries:
         for entry in entries:
-            count += 1
+            # not the entry's own stat: that goes by a path, which may be too long
+            yield os.stat(entry.name, dir_fd=directory, follow_symlinks=False)
             if entry.is_dir(follow_symlinks=False):
                 directories.append(entry.name)
-            elif entry.is_file(follow_symlinks=False):
-                # not the entry's own stat: that goes by a path, which may be too long
-                files.append(os.stat(entry.name, dir_fd=directory, follow_symlinks=False))
-    return files, directories, count

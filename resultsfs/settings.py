@@ -60,10 +60,7 @@ class Settings:
         least=4096,
     )
     volume_open_files: int = setting(
-        COUNT,
-        8192,
-        "A file beyond so many that are open on one TaskRun's volume is not opened: EMFILE.",
-        least=64,
+        COUNT, 8192, "A file beyond so many that are open on one TaskRun's volume is not opened: EMFILE.", least=64
     )
     volume_file_limit: int = setting(
         COUNT,
@@ -162,10 +159,7 @@ class Settings:
     )
     upload_workers: int = setting(COUNT, 2, "Results uploaded at the same time by one mounter.", least=1, most=64)
     cache_size_limit: int = setting(
-        SIZE,
-        10 << 30,
-        "Disk for content fetched through `.ref`; what was used longest ago goes first.",
-        least=0,
+        SIZE, 10 << 30, "Disk for content fetched through `.ref`; what was used longest ago goes first.", least=0
     )
 
     node_spool_limit: int = setting(
@@ -174,6 +168,13 @@ class Settings:
         "Disk for the files of all volumes of one node together; beyond it writes fail with ENOSPC. 0: as much as "
         "`node-disk-reserve` leaves.",
         least=0,
+    )
+    node_file_limit: int = setting(
+        COUNT,
+        500_000,
+        "Making an entry (file, directory, link) beyond so many on all volumes of one node fails with ENOSPC; a quarter "
+        "is kept for volumes with fewer than 1,000.",
+        least=1024,
     )
     node_disk_reserve: int = setting(
         PERCENT,

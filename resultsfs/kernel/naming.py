@@ -148,7 +148,7 @@ class NamingRequests(NodeRequests):
         entry = self.table.get(nodeid)
         entry.handles -= 1
         if entry.handles == 0 and entry.hidden:
-            parent, name = next(iter(entry.names))
+            parent, name = entry.names[0]
             entry.hidden = False
             self.table.gone(parent, name)
             self.filesystem.unlink(f"/{name}")

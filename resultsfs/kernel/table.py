@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from resultsfs.kernel.inherited import Inherited, Name
 from resultsfs.kernel.protocol import ROOT_ID
@@ -34,7 +35,8 @@ class Entry:
     hidden: bool = False
     backing_id: int = 0
     cached: bool = False
-    names: dict[Name, None] = field(default_factory=dict)
+    names: Sequence[Name] = ()
+    """A list once there are several: most nodes have one name, and a volume has many nodes."""
 
 
 def stale() -> OSError:
@@ -104,7 +106,7 @@ class Table:
                 self._adopt(nodeid)  # it may have others, which only a predecessor was asked for
             if not entry.names:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            nodeid, name = next(iter(entry.names))
+            nodeid, name = entry.names[0]
             parts.append(name)
         parts.append("")
         return "/".join(reversed(parts)) or "/"
@@ -144,14 +146,23 @@ class Table:
         if self._inherited is not None:
             self._inherited.drop(name)
         self._names[name] = entry.nodeid
-        entry.names[name] = None
+        if not entry.names:
+            entry.names = (name,)
+        elif isinstance(entry.names, list):
+            entry.names.append(name)
+        else:
+            entry.names = [*entry.names, name]
         self.get(name[0]).children += 1
 
     def _unbind(self, name: Name, entry: Entry) -> None:
         self._drop_if_unused(self._cut(name, entry))
 
     def _cut(self, name: Name, entry: Entry) -> Entry:
-        del self._names[name], entry.names[name]
+        del self._names[name]
+        if isinstance(entry.names, list):
+            entry.names.remove(name)
+        else:
+            entry.names = ()
         parent = self._entries[name[0]]
         parent.children -= 1
         return parent

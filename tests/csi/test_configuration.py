@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node import Node, running
+from tests.support.node import Node, VolumeOf, running
 from tests.support.waiting import eventually
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts directly, which takes root")
@@ -229,3 +229,40 @@ def test_a_node_whose_disk_is_full(fresh_node: Node) -> None:
     (second.target / "other").write_bytes(bytes(2 << 20))
     first.unpublish()
     second.unpublish()
+
+
+def test_one_volume_does_not_take_all_entries_of_a_node(fresh_node: Node) -> None:
+    """Beyond three quarters of node-file-limit a volume with 1,000 entries makes no more (ENOSPC), and the others go on
+    to the whole of it; what goes makes room, a mounter that takes over counts the same, unpublished volumes count no more."""
+
+    def make(volume: VolumeOf, numbers: range) -> None:
+        for number in numbers:
+            os.mknod(volume.target / str(number))
+
+    port = fresh_node.ports()["mounter"]
+    fresh_node.write_settings(node_file_limit="2000")
+    eventually(lambda: metric(port, 'resultsfs_settings_reloads_total{outcome="applied"}') == 1)
+    many, few = fresh_node.volume(), fresh_node.volume()
+    for volume in (many, few):
+        volume.publish()
+    make(many, range(1500))
+    with pytest.raises(OSError, match="No space left"):
+        make(many, range(1500, 1501))
+    make(few, range(500))
+    with pytest.raises(OSError, match="No space left"):
+        make(few, range(500, 501))
+    assert "node-file-limit (2,000)" in fresh_node.mounter.log()
+    (many.target / "0").unlink()
+    make(few, range(500, 501))
+    fresh_node.mounter.kill9()
+    fresh_node.start_mounter()
+    port = fresh_node.ports()["mounter"]
+    eventually(lambda: metric(port, "resultsfs_takeovers_total") == 2)
+    assert metric(port, "resultsfs_spool_entries") == 2000
+    with pytest.raises(OSError, match="No space left"):
+        make(few, range(501, 502))
+    many.unpublish()
+    eventually(lambda: metric(port, "resultsfs_spool_entries") == 501)
+    make(few, range(501, 502))
+    few.unpublish()
+    eventually(lambda: metric(port, "resultsfs_spool_entries") == 0)

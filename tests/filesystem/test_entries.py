@@ -138,7 +138,7 @@ def test_inodes_of_the_nodes_disk(tmp_path: Path, inodes: int) -> None:
 
         def make(count: int) -> None:
             for _ in range(count):
-                disk.may_make()
+                disk.may_make(0)
                 (tmp_path / str(len(os.listdir(tmp_path)))).touch()
 
         if inodes == 0:
@@ -148,13 +148,13 @@ def test_inodes_of_the_nodes_disk(tmp_path: Path, inodes: int) -> None:
         assert found.f_files == 100
         make(found.f_favail - 50)
         with pytest.raises(NodeDiskFull, match=r"inodes.*node-disk-reserve \(50%\)"):
-            disk.may_make()
+            disk.may_make(0)
         for number in range(3):
             (tmp_path / str(number)).unlink()
         for _ in range(3):
-            disk.may_make()
+            disk.may_make(0)
             os.mkfifo(tmp_path / os.urandom(8).hex())
         with pytest.raises(NodeDiskFull):
-            disk.may_make()
+            disk.may_make(0)
     finally:
         subprocess.run(["umount", "-l", tmp_path], check=True)
