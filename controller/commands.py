@@ -132,7 +132,7 @@ def advise(
     try:
         thresholds = tuple(parse_size(text) for text in texts) or advising.THRESHOLDS
     except ValueError as error:
-        raise BadInput(f"--threshold: {error}") from None
+        raise BadInput(f"--threshold {', '.join(map(repr, texts))}: {error}") from None
     kube = Kube(for_person(kubeconfig, context))
     try:
         advice = advising.advise(kube, namespace, thresholds)

@@ -8,6 +8,7 @@ import click
 
 from resultsfs import __version__
 from resultsfs.cli.completion import PROGRAM, VARIABLE, completion
+from resultsfs.cli.delete import delete
 from resultsfs.cli.doctor import doctor
 from resultsfs.cli.failures import end_cleanly_on_terminate
 from resultsfs.cli.get import get
@@ -25,7 +26,7 @@ def commands() -> None:
     """A filesystem for Tekton results: small ones stay in status, large ones go to object storage."""
 
 
-for _command in (run, list_, get, stat, mount, unmount, doctor, completion):
+for _command in (run, list_, get, stat, delete, mount, unmount, doctor, completion):
     commands.add_command(_command)
 
 

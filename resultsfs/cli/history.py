@@ -92,13 +92,20 @@ class History:
     def add(self, run: PastRun) -> None:
         """Keep a run. Raises OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._directory / f"{run.outcome.uid}.json"
+        path = self._path(run)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             partial.write_text(run.to_json(), encoding="utf-8")
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+    def remove(self, run: PastRun) -> None:
+        """Forget a run. Raises OSError."""
+        self._path(run).unlink(missing_ok=True)
+
+    def _path(self, run: PastRun) -> Path:
+        return self._directory / f"{run.outcome.uid}.json"
 
     def runs(self) -> list[PastRun]:
         """All runs, the oldest first. What cannot be read is left out, and the log says so."""
@@ -112,10 +119,13 @@ class History:
 
     def find(self, name: str) -> PastRun:
         """The latest run of that name, UID or `kind/NAME`. Raises InvalidKey that names those there are."""
+        return self.called(name)[-1]
+
+    def called(self, name: str) -> list[PastRun]:
+        """All runs of that name, UID or `kind/NAME`, at least one, the oldest first. Raises InvalidKey as `find`."""
         runs = self.runs()
-        for run in reversed(runs):
-            if run.is_called(name):
-                return run
+        if found := [run for run in runs if run.is_called(name)]:
+            return found
         known = ", ".join(dict.fromkeys(run.outcome.name for run in reversed(runs))) or "none"
         raise InvalidKey(f"no run {name!r} on this machine; there are: {known}")
 
