@@ -10,6 +10,7 @@ from collections.abc import Callable
 from controller.kube.client import Kube
 from controller.kube.resources import CONFIG_MAPS
 from resultsfs import settings as settings_module
+from resultsfs import store_backend
 from resultsfs.errors import InvalidSetting
 from resultsfs.settings import Settings
 from resultsfs.store import Store
@@ -26,7 +27,7 @@ class Configuration:
 
     def __init__(self, path: str | None) -> None:
         self._path = path
-        self._current = Settings() if path is None else settings_module.load(path)
+        self._current = Settings() if path is None else store_backend.load(path)
         self._told = ""
 
     def __call__(self) -> Settings:
@@ -38,7 +39,7 @@ class Configuration:
         if self._path is None:
             return False
         try:
-            found = settings_module.load(self._path)
+            found = store_backend.load(self._path)
         except InvalidSetting as error:
             if str(error) != self._told:
                 _log.error("settings were changed and are not taken up: %s", error)

@@ -103,7 +103,7 @@ class Replica:
 
         def answer_run(request: Request, until: float) -> Answer:
             with self._kube.until(until):
-                return RunAdmission(policies, self._stores(), until, self._metrics.put_back.inc).answer(request)
+                return RunAdmission(policies, self._stores, until, self._metrics.put_back.inc).answer(request)
 
         webhooks = {"pods": Webhook("pods", answer_pod, 12), "taskruns": Webhook("runs", answer_run, 16)}
         routes = Webhooks(self._identity, self._metrics, webhooks).routes()

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from resultsfs import settings as settings_module
+from resultsfs import store_backend
 from resultsfs.errors import InvalidSetting
 from resultsfs.settings import Settings
 
@@ -28,7 +28,7 @@ class Configuration:
         self._path = path
         self._look = look
         self._seen = self._state()
-        self._current = settings_module.load(path)
+        self._current = store_backend.load(path)
         self._refused: str | None = None
         self._stop = threading.Event()
 
@@ -52,7 +52,7 @@ class Configuration:
                 continue
             self._seen = state
             try:
-                found = settings_module.load(self._path)
+                found = store_backend.load(self._path)
             except InvalidSetting as error:
                 log.error("the settings changed and are refused, those before stay: %s", error)  # noqa: TRY400
                 refused(error)

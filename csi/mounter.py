@@ -100,9 +100,6 @@ class Mounter:
 
     def __init__(self, options: MounterOptions) -> None:
         self._configuration = Configuration(options.settings)
-        settings = self._configuration.current
-        if not settings.store:
-            raise InvalidSetting(f"{options.settings}: store is not set: expected a URL such as s3://bucket/prefix")
         self.metrics = MounterMetrics()
         self._api = None if options.access is None else Api(options.access)
         self._recorder = None

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from resultsfs import settings as settings_module
 from resultsfs.errors import InvalidSetting
 from resultsfs.retry import Stop
 from resultsfs.settings import Settings
@@ -144,6 +145,19 @@ def check_url(url: str) -> str:
     if parts.scheme not in ("file", "memory") and not parts.netloc:
         raise InvalidSetting(f"store is {url!r}: expected {parts.scheme}://bucket or {parts.scheme}://bucket/prefix")
     return f"{parts.scheme}://{'' if parts.scheme == 'file' else parts.netloc}{path}"
+
+
+def load(path: str) -> Settings:
+    """A service's settings: as `settings.load` takes them, and with a store that is named and can be. Raises
+    InvalidSetting that names the path."""
+    settings = settings_module.load(path)
+    try:
+        if not settings.store:
+            raise InvalidSetting("store is not set: expected a URL such as s3://bucket/prefix")
+        check_url(settings.store)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{path}: {error.message}") from None
+    return settings
 
 
 def make(url: str, settings: Settings) -> Backend:

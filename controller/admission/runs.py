@@ -33,10 +33,11 @@ Put = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class RunAdmission:
-    """Answers for TaskRuns, child PipelineRuns and CustomRuns. `until`: the moment of time.monotonic to answer by."""
+    """Answers for TaskRuns, child PipelineRuns and CustomRuns. `store` is asked for where there are references only.
+    `until`: the moment of time.monotonic to answer by."""
 
     policies: Policies
-    store: Store
+    store: Callable[[], Store]
     until: float
     put: Put = lambda size: None
 
@@ -52,7 +53,7 @@ class RunAdmission:
             return Answer(operations=[*_note(request.object, RESOLVED, None), *_note(request.object, REFERENCES, None)])
         metadata = request.object.get("metadata", {})
         label = (metadata.get("labels") or {}).get(PIPELINE_TASK) or request.label
-        content = TimedContent(self.store, request.namespace, self.until)
+        content = TimedContent(self.store(), request.namespace, self.until)
         try:
             settings = self._settings(request)
             resolution = resolve(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
+import hashlib
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +23,8 @@ from controller.kube.client import Kube
 from controller.kube.errors import ApiError
 from controller.kube.resources import MUTATING_WEBHOOKS, SECRETS, TASK_RUNS
 from resultsfs.reference import Reference
+from resultsfs.settings import Settings
+from resultsfs.store import Key, Store
 from tests.controller.apiserver import ApiServer
 from tests.controller.replica import delete_quietly, owned, register, running
 from tests.controller.tekton import PODS
@@ -173,11 +179,26 @@ def test_settings_are_taken_up_while_running(api: ApiServer, kube: Kube, namespa
     settings = {"store": f"file://{tmp_path}/store"}
     with owned(api, kube, tmp_path, settings) as replica:
         file = tmp_path / "replica" / "settings.yaml"
-        file.write_text("param-inline-limit: nonsense\n")
-        eventually(lambda: "not taken up" in replica.log.read_text())
+        for text, words in (
+            ("param-inline-limit: nonsense\n", "not taken up: [^\n]*param-inline-limit is 'nonsense'"),
+            ("store: s4://bucket\n", "not taken up: [^\n]*unknown scheme 's4'"),
+            ("spill-delay: 1s\n", "not taken up: [^\n]*store is not set"),
+        ):
+            file.write_text(text)
+            eventually(partial(found, replica.log, words))
+        reference = Reference.of(uuid4(), hashlib.sha256(b"content").hexdigest())
+        with contextlib.closing(Store.open(Settings(store=settings["store"]))) as store:
+            store.put(Key.of(namespace, reference), lambda: iter([b"content"]), len(b"content"))
+        made = kube.create(TASK_RUNS, namespace, consumer("has", ("p", str(reference))))
+        assert made["spec"]["params"][0]["value"] == "content"
         file.write_text(yaml.safe_dump({**settings, "observe": "true"}))
         eventually(lambda: "settings taken up" in replica.log.read_text())
         assert "csi" not in volume(kube.create(PODS, namespace, pod(task_run(kube, namespace, "watched"))))
+
+
+def found(log: Path, words: str) -> bool:
+    """Whether a log has it."""
+    return re.search(words, log.read_text()) is not None
 
 
 def test_an_api_server_that_restarts(api: ApiServer, kube: Kube, namespace: str, tmp_path: Path) -> None:

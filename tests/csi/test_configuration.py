@@ -58,6 +58,7 @@ def refused(*arguments: str) -> str:
         ("result-size-treshold: 1KiB", "unknown setting 'result-size-treshold'"),
         ("store: bucket", "store is 'bucket'"),
         ("spill-delay: 1s", "store is not set"),
+        ("store: s4://bucket", "unknown scheme 's4'"),
         (
             "node-disk-reserve: 91%\nstore: memory://",
             "node-disk-reserve is '91%': expected at least 0% and at most 90%",
@@ -120,6 +121,9 @@ def test_settings_are_taken_up_while_running(fresh_node: Node) -> None:
     fresh_node.write_settings(volume_size_limit="many")
     eventually(lambda: metric(port, 'resultsfs_settings_reloads_total{outcome="refused"}') == 1)
     assert "volume-size-limit is 'many'" in fresh_node.mounter.log()
+    fresh_node.write_settings(store="s4://bucket")
+    eventually(lambda: metric(port, 'resultsfs_settings_reloads_total{outcome="refused"}') == 2)
+    assert "unknown scheme 's4'" in fresh_node.mounter.log()
     last = fresh_node.volume()
     with pytest.raises(OSError, match="No space left"):
         (last.publish() / "report").write_bytes(bytes(2 << 20))
