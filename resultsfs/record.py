@@ -34,9 +34,9 @@ class Keep(StrEnum):
     """How far a result must stay inline, because of where the pipeline uses it."""
 
     INLINE = "inline"
-    """Used where nothing can resolve a reference (`when`, CEL, displayName, subPath, taskRef params)."""
+    """Used where nothing can resolve a reference (`when`, CEL, displayName, subPath, taskRef params, enums)."""
     SKELETON = "skeleton"
-    """Used in a matrix: a skeleton may stand, a whole-array reference may not."""
+    """Used in a matrix or by an index: a skeleton may stand, a whole-array reference may not."""
 
 
 class ResultType(StrEnum):

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -18,9 +18,18 @@ from uuid import UUID
 from controller.admission.names import PIPELINE_TASK
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
-from controller.kube.resources import PIPELINE_RUNS, PIPELINES, Resource, Tree, controller_of, run_resource
+from controller.kube.resources import (
+    PIPELINE_RUNS,
+    PIPELINES,
+    TASKS,
+    Resource,
+    Tree,
+    controller_of,
+    run_resource,
+    task_name,
+)
 from resultsfs.record import Keep
-from resultsfs.usage import kept_results
+from resultsfs.usage import embedded_params, kept_results
 from resultsfs.variables import result_uses, strings
 
 DEPTH = 32
@@ -164,9 +173,27 @@ class Lineages:
             ancestor.uid,
             ancestor.pipeline_task,
             ancestor.owner,
-            kept=kept_results(spec, tree["spec"]),
+            kept=kept_results(spec, tree["spec"], self._declared(namespace)),
             results={result["name"]: result.get("value") for result in spec.get("results") or ()},
         )
+
+    def _declared(self, namespace: str) -> Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]]:
+        """What tells the params that a pipeline task's Task declares: its own, or those of the namespace's Task that
+        it names. Tasks from a resolver are not in the API, nor is one that Tekton will not find."""
+        found: dict[str, Iterable[Tree]] = {}
+
+        def declared(task: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+            name = task_name(task.get("taskRef") or {})
+            if name is None:
+                return embedded_params(task)
+            if name not in found:
+                try:
+                    found[name] = self._kube.get(TASKS, namespace, name)["spec"].get("params") or ()
+                except NotFound:
+                    found[name] = ()
+            return found[name]
+
+        return declared
 
     def _named(self, namespace: str, tree: Tree) -> Tree | None:
         """The spec of the namespace's Pipeline that a run names."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from controller.admission.names import INJECT
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
-from controller.kube.resources import NAMESPACES, TASKS, Tree, annotations_of
+from controller.kube.resources import NAMESPACES, TASKS, Tree, annotations_of, task_name
 from resultsfs.errors import InvalidSetting
 from resultsfs.settings import Settings
 
@@ -54,12 +54,9 @@ class Policies:
 
         Only for Tasks of the namespace: those from a resolver are not in the API.
         """
-        reference = run.get("spec", {}).get("taskRef") or {}
-        name = reference.get("name")
-        if not name or reference.get("resolver") or reference.get("kind", "Task") not in ("", "Task"):
+        name = task_name(run.get("spec", {}).get("taskRef") or {})
+        if name is None:
             return {}
-        if reference.get("apiVersion", "").partition("/")[0] not in ("", "tekton.dev"):
-            return {}  # a custom task
         try:
             return annotations_of(self._kube.get_metadata(TASKS, namespace, name))
         except NotFound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -62,6 +63,15 @@ def run_resource(owner: Tree) -> Resource | None:
     if group != TEKTON:
         return None
     return next((resource for resource in RUNS if resource.kind == owner.get("kind")), None)
+
+
+def task_name(reference: Mapping[str, Any]) -> str | None:
+    """The Task of the run's own namespace that a `taskRef` names; None for one from a resolver and for a custom task."""
+    if not reference.get("name") or reference.get("resolver") or reference.get("kind", "Task") not in ("", "Task"):
+        return None
+    if reference.get("apiVersion", "").partition("/")[0] not in ("", TEKTON):
+        return None
+    return str(reference["name"])
 
 
 def annotations_of(tree: Tree) -> dict[str, str]:

@@ -23,6 +23,7 @@ from resultsfs.local.prepare import prepare, replace_task
 from resultsfs.local.results import compose
 from resultsfs.local.state import MissingResult, Node, State
 from resultsfs.local.taskrun import Job, NotCreated, Performed, Surroundings, perform
+from resultsfs.record import Keep
 from resultsfs.reference import Reference
 from resultsfs.usage import kept_results
 from resultsfs.variables import result_uses
@@ -36,7 +37,7 @@ class PipelineRunner:
     def __init__(self, run: PipelineRun, around: Surroundings) -> None:
         self._run = run
         self._around = around
-        self._kept = kept_results(run.pipeline.tree, run.tree)
+        self._kept: dict[str, dict[str, Keep]] = {}
         self._futures: dict[Future[Performed], tuple[Node, str]] = {}
         self._fatal: RunFailed | None = None
         self._timed_out: set[str] = set()
@@ -54,6 +55,8 @@ class PipelineRunner:
         except RunFailed as error:
             return self._outcome(error)
         self._state = State(prepared.nodes)
+        declared = {node.name: node.definition.spec.tree.get("params") or () for node in prepared.nodes}
+        self._kept = kept_results(self._run.pipeline.tree, self._run.tree, lambda task: declared[task["name"]])
         self._bindings = prepared.bindings
         self._waits = dependencies(self._run.pipeline.tasks)
         workers = (os.cpu_count() or 1) + 2

@@ -13,7 +13,7 @@ import pytest
 from controller.admission.podspec import declared
 from controller.kube.client import Kube
 from controller.kube.errors import ApiError
-from controller.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, PIPELINE_RUNS, TASK_RUNS, Tree
+from controller.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, PIPELINE_RUNS, TASK_RUNS, TASKS, Tree
 from resultsfs.knobs import Knobs
 from resultsfs.record import Keep, Mode
 from tests.controller.conftest import Serving
@@ -323,6 +323,21 @@ def test_what_pipelines_above_use_stays_inline(serving_replica: Serving, kube: K
     found = knobs(kube.create(PODS, namespace, pod(run, "a,b,c")))
     assert dict(found.kept) == {"a": Keep.INLINE, "b": Keep.SKELETON}
     assert (found.run_kind, found.run_name, str(found.run_uid)) == ("PipelineRun", "top", top["metadata"]["uid"])
+
+
+def test_enums_of_tasks_that_are_named(serving_replica: Serving, kube: Kube, namespace: str) -> None:
+    """What feeds a param of a Task with an enum stays inline, for Tekton compares it; a Task that is not there counts not."""
+    spec = {"params": [{"name": "p", "enum": ["x"]}, {"name": "q"}], "steps": [{"name": "s", "image": "x"}]}
+    tree = {"apiVersion": "tekton.dev/v1", "kind": "Task", "metadata": {"name": "choosy"}, "spec": spec}
+    kube.create(TASKS, namespace, tree)
+    given = [{"name": name, "value": f"$(tasks.make.results.{result})"} for name, result in (("p", "a"), ("q", "b"))]
+    tasks = [
+        {"name": "make", "taskRef": {"name": "x"}},
+        {"name": "use", "taskRef": {"name": "choosy"}, "params": given},
+        {"name": "lost", "taskRef": {"name": "missing"}, "params": given[1:]},
+    ]
+    run = task_run(kube, namespace, "make", pipeline_run(kube, namespace, "top", {"tasks": tasks}))
+    assert dict(knobs(kube.create(PODS, namespace, pod(run, "a,b"))).kept) == {"a": Keep.INLINE}
 
 
 def test_where_the_pipeline_is_not_known_all_results_stay_inline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def test_inline_where_nothing_resolves(field: dict[str, Any]) -> None:
     "field",
     [
         {"params": [{"name": "p", "value": USE}]},
-        {"params": [{"name": "p", "value": ["$(tasks.a.results.r[0])"]}]},
+        {"params": [{"name": "p", "value": ["$(tasks.a.results.r[*])"]}]},
         {"params": [{"name": "p", "value": {"k": "$(tasks.a.results.r.key)"}}]},
         {"taskSpec": {"steps": [{"script": USE}]}},
     ],
@@ -51,12 +52,50 @@ def test_params_and_embedded_tasks_may_be_spilled(field: dict[str, Any]) -> None
     "matrix",
     [
         {"params": [{"name": "p", "value": "$(tasks.a.results.r[*])"}]},
-        {"include": [{"name": "x", "params": [{"name": "p", "value": USE}]}]},
+        {
+            "params": [{"name": "p", "value": "$(tasks.a.results.r[*])"}],
+            "include": [{"name": "x", "params": [{"name": "q", "value": "1"}]}],
+        },
+        {"params": [{"name": "q", "value": ["1"]}], "include": [{"params": [{"name": "p", "value": USE}]}]},
+        {"include": [{"params": [{"name": "p", "value": USE}]}, {"params": [{"name": "p", "value": "x"}]}]},
     ],
 )
 def test_a_matrix_keeps_the_skeleton(matrix: dict[str, Any]) -> None:
-    """A matrix fans out over elements, which become params: a skeleton may stand."""
+    """A matrix fans out over elements, which become params: a skeleton may stand where Tekton compares nothing."""
     assert kept_results({"tasks": [{"name": "b", "matrix": matrix}]}) == {"a": {"r": Keep.SKELETON}}
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        {
+            "params": [{"name": "p", "value": "$(tasks.a.results.r[*])"}],
+            "include": [{"name": "x", "params": [{"name": "p", "value": "1"}, {"name": "flag", "value": "2"}]}],
+        },
+        {"params": [{"name": "p", "value": ["1", "2"]}], "include": [{"params": [{"name": "p", "value": USE}]}]},
+        {
+            "params": [{"name": "p", "value": ["1", "2"]}],
+            "include": [{"params": [{"name": "q", "value": USE}]}, {"params": [{"name": "q", "value": "x"}]}],
+        },
+    ],
+)
+def test_what_a_matrix_compares_stays_inline(matrix: dict[str, Any]) -> None:
+    """Tekton compares what an `include` gives with what the rest of the matrix gives, before there is a TaskRun."""
+    assert kept_results({"tasks": [{"name": "b", "matrix": matrix}]}) == {"a": {"r": Keep.INLINE}}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"tasks": [{"name": "b", "params": [{"name": "p", "value": "x$(tasks.a.results.r[0])"}]}]},
+        {"tasks": [{"name": "b", "taskSpec": {"steps": [{"args": ["$(tasks.a.results.r[7])"]}]}}]},
+        {"tasks": [], "results": [{"name": "x", "value": "$(tasks.a.results.r[0])"}]},
+        {"tasks": [], "results": [{"name": "x", "value": {"k": "$(finally.a.results.r[0])"}}]},
+    ],
+)
+def test_an_index_keeps_the_skeleton(spec: dict[str, Any]) -> None:
+    """Whoever picks an element of an array, in a pipeline's results too, is never given a whole-array reference."""
+    assert kept_results(spec) == {"a": {"r": Keep.SKELETON}}
 
 
 def test_inline_wins() -> None:
@@ -78,14 +117,37 @@ def test_an_enum_is_checked_before_the_taskrun_exists() -> None:
     assert kept_results({"tasks": [task]}) == {"a": {"r": Keep.INLINE}}
 
 
+@pytest.mark.parametrize(
+    "fed",
+    [
+        {"params": [{"name": "p", "value": USE}, {"name": "q", "value": "$(tasks.a.results.s)"}]},
+        {"matrix": {"params": [{"name": "p", "value": ["x", USE]}]}},
+        {"matrix": {"include": [{"params": [{"name": "p", "value": USE}]}]}},
+    ],
+)
+def test_an_enum_of_a_task_that_is_named(fed: dict[str, Any]) -> None:
+    """Likewise a Task's enum, and one that is fed by a matrix; Tasks are asked for where they matter only."""
+    asked: list[str] = []
+
+    def declared(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+        asked.append(task["name"])
+        return [{"name": "p", "enum": ["x"]}, {"name": "q"}]
+
+    tasks = [{"name": "b", "taskRef": {"name": "t"}, **fed}, {"name": "c", "params": [{"name": "p", "value": "x"}]}]
+    assert kept_results({"tasks": tasks}, declared=declared) == {"a": {"r": Keep.INLINE}}
+    assert asked == ["b"]
+
+
 def test_bindings_of_the_run() -> None:
     """A PipelineRun's workspace bindings may name results as well."""
     assert kept_results({"tasks": []}, {"workspaces": [{"name": "w", "subPath": USE}]}) == {"a": {"r": Keep.INLINE}}
 
 
 def test_pipeline_results_are_free() -> None:
-    """A pipeline's results may hold references: nobody computes with them."""
-    assert kept_results({"tasks": [], "results": [{"name": "x", "value": USE}]}) == {}
+    """A pipeline's results may hold references, of whole arrays too: nobody computes with them."""
+    values = [USE, ["$(tasks.a.results.r[*])"], {"k": "$(tasks.a.results.r.key)"}]
+    for value in values:
+        assert kept_results({"tasks": [], "results": [{"name": "x", "value": value}]}) == {}
 
 
 @pytest.mark.parametrize(

@@ -153,12 +153,18 @@ def test_bad_params(world: World, declared: str, given: str, reason: str, part: 
     assert world.plans == []
 
 
-def test_an_enum_of_the_task(world: World) -> None:
-    """A result that is not in the enum of the next task's param fails the run before that TaskRun is made."""
-    text = pipeline(
-        task("a", "result r blue", results=STRING),
-        "\n  - {name: b, params: [{name: p, value: $(tasks.a.results.r)}], taskSpec: {params: [{name: p, enum: [red]}], steps: [{script: x}]}}\n",
-    )
+@pytest.mark.parametrize("fed", ["params: [{name: p, value: %s}]", "matrix: {params: [{name: p, value: [red, %s]}]}"])
+@pytest.mark.parametrize("named", [True, False])
+def test_an_enum_of_the_task(world: World, fed: str, named: bool) -> None:
+    """A result that is not in the enum of the next task's param fails the run before that TaskRun is made.
+
+    The pipeline itself compares it, so it stays inline, whether the task is embedded or named, whatever feeds it.
+    """
+    spec = "{params: [{name: p, enum: [red]}], steps: [{name: s, script: x}]}"
+    which = "taskRef: {name: t}" if named else f"taskSpec: {spec}"
+    given = fed % "$(tasks.a.results.r)"
+    text = pipeline(task("a", "result r blue", results=STRING), f"\n  - {{name: b, {given}, {which}}}\n")
+    text += f"---\n{{apiVersion: tekton.dev/v1, kind: Task, metadata: {{name: t}}, spec: {spec}}}\n"
     outcome = world.run(text)
     assert outcome.reason == "InvalidParamValue"
     assert world.plan("a").kept == {"r": Keep.INLINE}
