@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from controller.kube.resources import PIPELINE_RUNS, TASK_RUNS, Resource, Tree
+from controller.kube.resources import CUSTOM_RUNS, PIPELINE_RUNS, TASK_RUNS, Resource, Tree
 from resultsfs.errors import InvalidKey
 
-KINDS: dict[str, Resource] = {resource.plural: resource for resource in (TASK_RUNS, PIPELINE_RUNS)}
+KINDS: dict[str, Resource] = {resource.plural: resource for resource in (TASK_RUNS, PIPELINE_RUNS, CUSTOM_RUNS)}
 """Runs that have results, by what they are called in paths."""
 OWN = "(pipeline)"
 """The task of a PipelineRun's own results."""

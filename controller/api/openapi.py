@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.naming import KINDS
 from resultsfs import __version__
 
 Tree = dict[str, Any]
@@ -47,7 +48,7 @@ def _run() -> list[Tree]:
             "name": "kind",
             "in": "path",
             "required": True,
-            "schema": {"type": "string", "enum": ["taskruns", "pipelineruns"]},
+            "schema": {"type": "string", "enum": list(KINDS)},
         },
         _path("name", _NAME, "The run's name.", 253),
     ]
@@ -194,7 +195,7 @@ def _child() -> Tree:
         "type": "object",
         "required": ["kind", "name", "task"],
         "properties": {
-            "kind": {"type": "string", "enum": ["taskruns", "pipelineruns"]},
+            "kind": {"type": "string", "enum": list(KINDS)},
             "name": {"type": "string"},
             "task": {"type": "string", "description": "The task of the pipeline; a matrix has several runs of one."},
         },

@@ -35,7 +35,7 @@ class Result:
 
 
 def results_of(run: Tree) -> list[Result]:
-    """A TaskRun's or PipelineRun's own results, in order."""
+    """A run's own results, in order."""
     found = []
     for tree in (run.get("status") or {}).get("results") or []:
         value = value_of(tree.get("value"))

@@ -17,7 +17,13 @@ from resultsfs.cli.failures import BadInput, Failure
 SOURCES = "resultsfs.sources"
 PLUGIN = "plugin"
 """What the root context's object is where the command was called as kubectl's or tkn's plugin."""
-KINDS = {"taskrun": "taskruns", "tr": "taskruns", "pipelinerun": "pipelineruns", "pr": "pipelineruns"}
+KINDS = {
+    "taskrun": "taskruns",
+    "tr": "taskruns",
+    "pipelinerun": "pipelineruns",
+    "pr": "pipelineruns",
+    "customrun": "customruns",
+}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -86,7 +92,7 @@ def wanted(target: str | None, cluster: Cluster) -> bool:
 
 
 def reader(target: str, cluster: Cluster) -> Reader:
-    """The reader of `taskrun/NAME` or `pipelinerun/NAME`. Raises Failure where no plugin is installed, ResultsError."""
+    """The reader of `taskrun/NAME` and the like. Raises Failure where no plugin is installed, ResultsError."""
     kind, _, name = target.partition("/")
     for found in importlib.metadata.entry_points(group=SOURCES, name="cluster"):
         try:

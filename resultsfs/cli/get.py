@@ -50,7 +50,7 @@ def get(
 ) -> None:
     """Write the content of a reference, or of RESULT of RUN (TASK/RESULT where several tasks have one).
 
-    With -n NAMESPACE (or --context), RUN is a cluster's: taskrun/NAME or pipelinerun/NAME.
+    With -n NAMESPACE (or --context), RUN is a cluster's: taskrun/NAME, pipelinerun/NAME or customrun/NAME.
 
     What was spilled is proven by its SHA-256: content that does not match never ends like content that does.
     """

@@ -45,7 +45,7 @@ def list_(
 ) -> None:
     """List the runs of this machine, or the results of RUN (its name or UID).
 
-    With -n NAMESPACE (or --context), RUN is a cluster's: taskrun/NAME or pipelinerun/NAME.
+    With -n NAMESPACE (or --context), RUN is a cluster's: taskrun/NAME, pipelinerun/NAME or customrun/NAME.
     """
     cluster = clusters.Cluster(namespace, kubeconfig, context, api, ca, settings_file, store)
     if run is not None and clusters.wanted(run, cluster):
@@ -53,7 +53,7 @@ def list_(
             _show_cluster(reader.listing(), form)
         return
     if click.get_current_context().find_root().obj == clusters.PLUGIN or any((namespace, kubeconfig, context)):
-        raise BadInput("name a run of the cluster: taskrun/NAME or pipelinerun/NAME")
+        raise BadInput("name a run of the cluster: taskrun/NAME, pipelinerun/NAME or customrun/NAME")
     history = History(runs_directory())
     if run is None:
         _list_runs(history.runs(), form)

@@ -39,7 +39,7 @@ def stat(
 ) -> None:
     """Tell size, SHA-256, type and place of a reference, or of RESULT of RUN, and whether it is still there.
 
-    With -n NAMESPACE (or --context), RUN is a cluster's: taskrun/NAME or pipelinerun/NAME.
+    With -n NAMESPACE (or --context), RUN is a cluster's: taskrun/NAME, pipelinerun/NAME or customrun/NAME.
     """
     cluster = clusters.Cluster(namespace, kubeconfig, context, api, ca, settings_file, store)
     if clusters.wanted(target, cluster):

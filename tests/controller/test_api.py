@@ -53,7 +53,9 @@ def token(kube: Kube, namespace: str, account: str) -> str:
 
 def allow(kube: Kube, namespace: str, account: str, **rule: list[str]) -> None:
     """Let a service account `get` TaskRuns."""
-    rules = [{"apiGroups": ["tekton.dev"], "resources": ["taskruns", "pipelineruns"], "verbs": ["get"], **rule}]
+    rules = [
+        {"apiGroups": ["tekton.dev"], "resources": ["taskruns", "pipelineruns", "customruns"], "verbs": ["get"], **rule}
+    ]
     kube.create(RESOURCES["Role"], namespace, {"metadata": {"name": account}, "rules": rules})
     binding = {
         "metadata": {"name": account},

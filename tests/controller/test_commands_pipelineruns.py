@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from controller.kube.client import Kube
-from controller.kube.resources import PIPELINE_RUNS, TASK_RUNS, Resource, Tree
+from controller.kube.resources import CUSTOM_RUNS, PIPELINE_RUNS, TASK_RUNS, Resource, Tree
 from tests.controller.conftest import Serving
 from tests.controller.replica import account_kubeconfig
 from tests.controller.test_admission_pods import pipeline_run, task_run
@@ -37,7 +37,7 @@ def _child(name: str, task: str, kind: str = "TaskRun") -> Tree:
 
 @pytest.fixture
 def whole(serving_replica: Serving, kube: Kube, namespace: str) -> str:
-    """A PipelineRun of tasks with results, one a matrix, one whose run is gone, one a pipeline; its name."""
+    """A PipelineRun of tasks with results: a matrix, one whose run is gone, a custom one, a pipeline; its name."""
     parent = pipeline_run(kube, namespace, "whole", {"tasks": []})
     reference = str(spilled(serving_replica, namespace, CONTENT, UUID(parent["metadata"]["uid"])))
     for name in ("whole-make", "whole-each-0", "whole-each-1"):
@@ -47,6 +47,15 @@ def whole(serving_replica: Serving, kube: Kube, namespace: str) -> str:
     for number in range(2):
         status(kube, TASK_RUNS, namespace, f"whole-each-{number}", out=f"each {number}")
     status(kube, PIPELINE_RUNS, namespace, "whole-inner", inner="of the pipeline within")
+    custom = {"customRef": {"apiVersion": "example.dev/v1", "kind": "Wait"}}
+    tree = {
+        "apiVersion": "tekton.dev/v1beta1",
+        "kind": "CustomRun",
+        "metadata": {"name": "whole-custom"},
+        "spec": custom,
+    }
+    kube.create(CUSTOM_RUNS, namespace, tree)
+    status(kube, CUSTOM_RUNS, namespace, "whole-custom", waited="5 s")
     status(kube, PIPELINE_RUNS, namespace, "whole", digest="the pipeline's own")
     children = [
         _child("whole-make", "make"),
@@ -78,6 +87,7 @@ ROWS = [
     ("make", "whole-make", "only", 3),
     ("each", "whole-each-0", "out", 6),
     ("each", "whole-each-1", "out", 6),
+    ("custom", "whole-custom", "waited", 3),
     ("inner", "whole-inner", "inner", 22),
     ("(pipeline)", "whole", "digest", 18),
 ]
@@ -106,6 +116,7 @@ def test_a_list_has_its_own_and_those_of_its_tasks(ask: Ask, whole: str) -> None
         ("make/out", CONTENT),
         ("whole-each-1/out", "each 1"),
         ("inner/inner", "of the pipeline within"),
+        ("custom/waited", "5 s"),
     ],
 )
 def test_each_has_a_name(ask: Ask, whole: str, name: str, content: str) -> None:
