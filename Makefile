@@ -74,9 +74,11 @@ docs: $(VENV)/.installed ## write docs/settings.md, and the chart's schema of th
 	$(BIN)/python scripts/settings_doc.py
 	$(BIN)/python scripts/chart_schema.py
 
-manifests: ## render the chart to deploy/manifests/resultsfs.yaml (needs Go, for Helm)
-	scripts/manifests > deploy/manifests/resultsfs.yaml.new
-	mv deploy/manifests/resultsfs.yaml.new deploy/manifests/resultsfs.yaml
+manifests: ## render the chart to deploy/manifests (needs Go, for Helm)
+	for file in settings resultsfs; do \
+		scripts/manifests $$file > deploy/manifests/$$file.yaml.new && \
+		mv deploy/manifests/$$file.yaml.new deploy/manifests/$$file.yaml || exit 1; \
+	done
 
 proto: $(VENV)/.installed-test ## write csi/proto anew from the published CSI specification
 	scripts/proto $(BIN)

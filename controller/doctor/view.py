@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
-from controller.kube.resources import CONFIG_MAPS, NAMESPACES, Resource, Tree
+from controller.kube.resources import CONFIG_MAPS, NAMESPACES, Resource, Tree, annotations_of
 from resultsfs import settings as settings_module
 from resultsfs.cli.checks import Check, Level
 from resultsfs.errors import InvalidSetting
@@ -23,6 +23,13 @@ SYSTEM = "resultsfs"
 INSTALL = "install the chart: helm install resultsfs deploy/chart --namespace {namespace} --create-namespace …"
 UPGRADE = "helm upgrade resultsfs deploy/chart --namespace {namespace} --reset-then-reuse-values"
 """Puts objects of the chart back that somebody deleted or changed."""
+APPLY = (
+    "sed 's|image: resultsfs:|image: REGISTRY/resultsfs:|' deploy/manifests/resultsfs.yaml"
+    " | kubectl apply --server-side --filename -"
+)
+"""The same where no Helm installed it."""
+_RELEASE = "meta.helm.sh/release-name"
+"""The annotation by which Helm knows its objects."""
 
 
 class View:
@@ -37,8 +44,10 @@ class View:
 
     @property
     def upgrade(self) -> str:
-        """The command that puts the chart's objects back."""
-        return UPGRADE.format(namespace=self.namespace)
+        """What puts the chart's objects back, by the way that it was installed."""
+        settings = self.find(CONFIG_MAPS, SYSTEM, self.namespace)
+        by_hand = settings is not None and _RELEASE not in annotations_of(settings)
+        return APPLY if by_hand else UPGRADE.format(namespace=self.namespace)
 
     def find(self, resource: Resource, name: str, namespace: str | None = None) -> Tree | None:
         """An object; None where there is none. Raises ApiError."""

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from controller.identity import PATHS
 from controller.kube.client import Kube
 from controller.kube.endpoint import from_kubeconfig
 from controller.kube.errors import Conflict, NotFound
@@ -192,7 +193,7 @@ def register(api: ApiServer, name: str, url: str, only: str = "") -> None:
     tree: dict[str, Any] = chart.committed().one("MutatingWebhookConfiguration", "resultsfs")
     tree["metadata"] = {"name": name}
     for webhook in tree["webhooks"]:
-        webhook["clientConfig"] = {"url": url + webhook["clientConfig"]["service"]["path"]}
+        webhook["clientConfig"] = {"url": url + PATHS[webhook["name"]]}
         webhook["timeoutSeconds"] = 30  # how crowded the machine is, is no matter of these tests
         if only:
             webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": only}}

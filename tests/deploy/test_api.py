@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,87 +11,26 @@ from uuid import uuid4
 import pytest
 import yaml
 
+from controller.doctor.view import View
+from controller.identity import PATHS
+from controller.kube.client import Kube
+from controller.kube.endpoint import from_kubeconfig
 from resultsfs.reference import Reference
-from tests.cluster.machine import golang
-from tests.cluster.machine.errors import ClusterError
-from tests.controller.apiserver import programs, serving
-from tests.support import tekton
-from tests.support.chart import CHART, MANIFESTS, ROOT, Helm
+from tests.deploy.apiserver import TEKTON, Cluster, Refused, Tree
+from tests.deploy.apiserver import cluster as cluster
+from tests.support.chart import CHART, Helm, committed
 from tests.support.chart import helm as helm
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.slow, pytest.mark.timeout(900)]
 
-TEKTON = "system:serviceaccount:tekton-pipelines:tekton-pipelines-controller"
 REFERENCE = str(Reference.of(uuid4(), "ab" * 32))
-
-Tree = dict[str, Any]
-
-
-class Refused(Exception):
-    """The API server did not do it; the message is its own."""
-
-
-class Cluster:
-    """An API server, as kubectl and helm see it."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        kubectl = next(program for program in golang.kubernetes() if program.name == "kubectl")
-        golang.build([kubectl])
-        self._kubectl = str(kubectl.path)
-        self.environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """What kubectl prints. Raises Refused."""
-        return self._run([self._kubectl, *arguments], stdin)
-
-    def helm(self, *arguments: str) -> str:
-        """What helm prints. Raises Refused."""
-        return self._run([str(ROOT / "scripts" / "helm"), *arguments], None)
-
-    def create(self, tree: Tree, user: str = "") -> None:
-        """Make an object, as another user where one is named. Raises Refused."""
-        as_user = [f"--as={user}"] if user else []
-        self.kubectl("create", "--filename=-", *as_user, stdin=json.dumps(tree))
-
-    def get(self, *what: str) -> Tree:
-        """An object as JSON. Raises Refused."""
-        found: Tree = json.loads(self.kubectl("get", *what, "--output=json"))
-        return found
-
-    def _run(self, command: list[str], stdin: str | None) -> str:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=300, env=self.environment, cwd=ROOT
-        )
-        if done.returncode != 0:
-            raise Refused(done.stderr)
-        return done.stdout
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """An API server with Tekton's CRDs, whose controller may make pods."""
-    try:
-        programs()
-        crds = sorted((tekton.source().directory / "config" / "300-crds").glob("*.yaml"))
-    except (ClusterError, tekton.NoGo) as error:
-        pytest.skip(str(error))
-    with serving(tmp_path_factory.mktemp("api")) as server:
-        found = Cluster(server.admin)
-        for file in crds:
-            for tree in yaml.safe_load_all(file.read_text()):
-                tree["spec"].pop("conversion", None)  # by Tekton's webhook, which is not here
-                found.create(tree)
-        found.kubectl("create", "namespace", "tekton-pipelines")
-        found.kubectl("create", "clusterrolebinding", "tekton", "--clusterrole=cluster-admin", f"--user={TEKTON}")
-        found.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        yield found
 
 
 def _everything(cluster: Cluster) -> set[str]:
     """Every object that the manifests could have made, of any kind that they have, wherever it is."""
     names: set[str] = set()
-    for kind in sorted({tree["kind"] for tree in yaml.safe_load_all(MANIFESTS.read_text()) if tree} - {"Namespace"}):
+    for kind in sorted(committed().kinds() - {"Namespace"}):
         names |= set(cluster.kubectl("get", kind, "--all-namespaces", "--output=name").split())
     return {name for name in names if "resultsfs" in name}
 
@@ -122,9 +59,9 @@ def test_an_upgrade_keeps_what_the_controller_made(installed: Cluster) -> None:
     webhooks = installed.get(*name)["webhooks"]
     operations = []
     for index, webhook in enumerate(webhooks):
-        path = webhook["clientConfig"]["service"]["path"] + "/token"
+        path = f"{PATHS[webhook['name']]}/token"
         operations += [
-            {"op": "replace", "path": f"/webhooks/{index}/clientConfig/service/path", "value": path},
+            {"op": "add", "path": f"/webhooks/{index}/clientConfig/service/path", "value": path},
             {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": _authority(installed)},
         ]
     installed.kubectl("patch", *name, "--type=json", "-p", json.dumps(operations))
@@ -136,6 +73,19 @@ def test_an_upgrade_keeps_what_the_controller_made(installed: Cluster) -> None:
     assert installed.get("deployment", "resultsfs-controller", "-n", "resultsfs")["spec"]["replicas"] == 3
     assert installed.get(*name)["webhooks"] == before
     assert installed.get("secret", "resultsfs-controller-certificate", "-n", "resultsfs")["data"] == secret["data"]
+
+
+def test_the_doctor_advises_helm(installed: Cluster) -> None:
+    """Where Helm installed it, what is gone comes back by Helm; the advice is taken, word by word."""
+    kube = Kube(from_kubeconfig(installed.environment["KUBECONFIG"]))
+    try:
+        advice = View(kube, "resultsfs").upgrade
+    finally:
+        kube.close()
+    installed.kubectl("delete", "csidriver", "csi.resultsfs.dev")
+    assert advice.startswith("helm ")
+    installed.helm(*advice.split()[1:])
+    installed.get("csidriver", "csi.resultsfs.dev")
 
 
 def _authority(cluster: Cluster) -> str:
@@ -355,16 +305,3 @@ def test_uninstalling_leaves_nothing(installed: Cluster) -> None:
     assert len(_everything(installed)) > 20
     installed.helm("uninstall", "resultsfs", "--namespace=resultsfs")
     assert _everything(installed) == set()
-
-
-def test_the_manifests_can_be_applied(cluster: Cluster) -> None:
-    """The rendered manifests are taken by a strict API server, with kubectl's own checks, and can be applied again."""
-    apply = ("apply", "--server-side", "--force-conflicts", "--validate=strict", f"--filename={MANIFESTS}")
-    try:
-        cluster.kubectl(*apply)
-        cluster.kubectl(*apply)
-        policy = cluster.get("validatingadmissionpolicy", "resultsfs-volumes")
-        assert policy["spec"]["failurePolicy"] == "Fail"
-    finally:
-        kept = [tree for tree in yaml.safe_load_all(MANIFESTS.read_text()) if tree and tree["kind"] != "Namespace"]
-        cluster.kubectl("delete", "--filename=-", "--ignore-not-found", stdin=yaml.safe_dump_all(kept))

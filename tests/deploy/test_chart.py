@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.support.chart import CHART, MANIFESTS, NAMESPACE, ROOT, Helm, Objects, Refused
+from tests.support.chart import CHART, MANIFESTS, NAMESPACE, ROOT, SETTINGS, Helm, Objects, Refused, Tree, committed
 from tests.support.chart import helm as helm
 
 pytestmark = [pytest.mark.go, pytest.mark.slow, pytest.mark.timeout(1900)]
@@ -24,10 +26,24 @@ def test_helm_finds_nothing_to_complain_about(helm: Helm) -> None:
     assert "1 chart(s) linted, 0 chart(s) failed" in helm.run("lint", "--strict", str(CHART))
 
 
-def test_the_manifests_are_what_the_chart_renders(helm: Helm) -> None:
-    """deploy/manifests/resultsfs.yaml is what `make manifests` would write."""
-    done = subprocess.run([ROOT / "scripts" / "manifests"], capture_output=True, text=True, check=True, timeout=600)
-    assert done.stdout == MANIFESTS.read_text(encoding="utf-8"), "run `make manifests`"
+@pytest.mark.parametrize("file", [SETTINGS, MANIFESTS], ids=lambda file: file.stem)
+def test_the_manifests_are_what_the_chart_renders(helm: Helm, file: Path) -> None:
+    """deploy/manifests is what `make manifests` would write."""
+    command = [str(ROOT / "scripts" / "manifests"), file.stem]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    assert done.stdout == file.read_text(encoding="utf-8"), "run `make manifests`"
+
+
+def test_the_manifests_are_the_whole_chart(helm: Helm) -> None:
+    """What the two files have is what the chart has, each object in one of them; the namespace is theirs alone."""
+    values = yaml.safe_load(MANIFESTS.with_name("values.yaml").read_text())
+    found = helm.render(values, "--namespace", "resultsfs")
+    assert sorted(map(_name, committed().all)) == sorted([("Namespace", "resultsfs", ""), *map(_name, found.all)])
+    assert {tree["kind"] for tree in yaml.safe_load_all(SETTINGS.read_text())} == {"Namespace", "ConfigMap"}
+
+
+def _name(tree: Tree) -> tuple[str, str, str]:
+    return tree["kind"], tree["metadata"]["name"], tree["metadata"].get("namespace", "")
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,11 @@ def test_bindings_name_their_component_alone() -> None:
 
 
 def test_the_controller_knows_its_webhooks() -> None:
-    """Each webhook of the configuration has its path in the controller, which registers no other."""
+    """The controller has a path for each webhook of the configuration, which leaves it and the authority to it alone."""
     webhooks = OBJECTS.one("MutatingWebhookConfiguration", "resultsfs")["webhooks"]
-    assert {one["name"]: one["clientConfig"]["service"]["path"] for one in webhooks} == PATHS
+    assert {one["name"] for one in webhooks} == PATHS.keys()
+    service = {"name": "resultsfs-controller", "namespace": "resultsfs"}
+    assert [one["clientConfig"] for one in webhooks] == [{"service": service}] * len(webhooks)
 
 
 def test_the_holder_cannot_speak() -> None:

@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "chart"
 MANIFESTS = ROOT / "deploy" / "manifests" / "resultsfs.yaml"
+SETTINGS = MANIFESTS.with_name("settings.yaml")
 NAMESPACE = "results"
 
 Tree = dict[str, Any]
@@ -55,8 +56,8 @@ class Objects:
 
 
 def committed() -> Objects:
-    """deploy/manifests/resultsfs.yaml as it is in the repository."""
-    return Objects(MANIFESTS.read_text(encoding="utf-8"))
+    """The manifests as they are in the repository: what is applied once, and what is applied again and again."""
+    return Objects("---\n".join(file.read_text(encoding="utf-8") for file in (SETTINGS, MANIFESTS)))
 
 
 class Helm:

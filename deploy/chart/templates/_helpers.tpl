@@ -133,17 +133,3 @@ seLinuxOptions:
 {{- $own := dict "key" "kubernetes.io/metadata.name" "operator" "NotIn" "values" (list "kube-system" .Release.Namespace) -}}
 {{- dict "matchExpressions" (list $own) | toYaml }}
 {{- end }}
-
-{{/* A webhook's path: the controller appends a token that proves to it who is asking. An upgrade must not take that
-away, so the path is the one that is there, if it is the same webhook's; call with a list of name and path. */}}
-{{- define "resultsfs.webhookPath" -}}
-{{- $name := index . 0 -}}
-{{- $path := index . 1 -}}
-{{- $live := lookup "admissionregistration.k8s.io/v1" "MutatingWebhookConfiguration" "" "resultsfs" -}}
-{{- range (get $live "webhooks" | default list) -}}
-{{- if and (eq .name $name) .clientConfig.service (hasPrefix (printf "%s/" $path) (.clientConfig.service.path | default "")) -}}
-{{- $path = .clientConfig.service.path -}}
-{{- end -}}
-{{- end -}}
-{{- $path -}}
-{{- end }}
