@@ -131,8 +131,10 @@ def check_url(url: str) -> str:
             f"store is {url!r}: unknown scheme {parts.scheme!r}: expected one of {', '.join(_SCHEMES)}"
         )
     if importlib.util.find_spec(scheme.requires) is None:
-        target = f"resultsfs[{scheme.extra}]" if scheme.extra else scheme.requires
-        raise InvalidSetting(f"store is {url!r}: {scheme.requires} is not installed: pip install '{target}'")
+        cure = f"pip install '{scheme.requires}'"
+        if scheme.extra:
+            cure = f"pip install 'resultsfs[{scheme.extra}]', or build the image with --build-arg STORES={scheme.extra}"
+        raise InvalidSetting(f"store is {url!r}: {scheme.requires} is not installed: {cure}")
     if parts.query or parts.fragment or "?" in url or "#" in url:
         raise InvalidSetting(f"store is {url!r}: expected no ? or # in it")
     if parts.password is not None:

@@ -29,6 +29,7 @@ from resultsfs.errors import InvalidSetting
 
 OLDEST = (1, 30)
 """Kubernetes: the first with ValidatingAdmissionPolicy as v1."""
+TEKTON = "tekton-pipelines-controller"
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 _METHODS = ("termination-message", "sidecar-logs")
 _TEKTON_PODS = "app.kubernetes.io/part-of=tekton-pipelines,app.kubernetes.io/component=controller"
@@ -58,21 +59,32 @@ def tekton(view: View) -> Check:
         view.kube.raw("/apis/tekton.dev/v1")
     except NotFound:
         return failed("tekton", "the API server knows no tekton.dev/v1", advice)
-    deployment = view.find(DEPLOYMENTS, "tekton-pipelines-controller", namespace)
+    deployment = view.find(DEPLOYMENTS, TEKTON, namespace)
     if deployment is None:
-        return failed("tekton", f"no Deployment tekton-pipelines-controller in {namespace}", advice)
-    version = labels_of(deployment).get("app.kubernetes.io/version") or _pipelines_info(view, namespace)
+        return failed("tekton", f"no Deployment {TEKTON} in {namespace}", advice)
+    version = _version(view, deployment)
     if not (deployment.get("status") or {}).get("availableReplicas"):
         look = f"kubectl --namespace {namespace} describe pods --selector {_TEKTON_PODS}"
         return failed("tekton", f"Tekton Pipelines {version}: its controller is not available", look)
     if not version:
-        return warned("tekton", "Tekton Pipelines of an unknown version", "compare it with docs/controller.md yourself")
+        cure = "compare it with docs/operations.md, Install, yourself"
+        return warned("tekton", "Tekton Pipelines of an unknown version", cure)
     return well("tekton", f"Tekton Pipelines {version} in {namespace}")
 
 
-def _pipelines_info(view: View, namespace: str) -> str:
-    found = view.find(CONFIG_MAPS, "pipelines-info", namespace) or {}
+def _version(view: View, deployment: Tree | None) -> str:
+    """Tekton's version, by its own words; "" where it does not say."""
+    told = labels_of(deployment).get("app.kubernetes.io/version") if deployment else ""
+    if told:
+        return told
+    found = view.find(CONFIG_MAPS, "pipelines-info", view.tekton_namespace) or {}
     return str((found.get("data") or {}).get("version", ""))
+
+
+def loses_lines(version: str) -> bool:
+    """Whether sidecar logs of that Tekton lose results whose JSON line is above 4096 bytes (docs/benchmarks.md)."""
+    numbers = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    return numbers is not None and (1, 9, 0) <= tuple(int(text) for text in numbers.groups()) <= (1, 14, 1)
 
 
 def flags(view: View) -> Check:
@@ -93,6 +105,10 @@ def flags(view: View) -> Check:
         return warned("flags", f"{where}: results-from is {method!r}", f"{cure}: one of {', '.join(_METHODS)}")
     if not re.fullmatch(r"[0-9]{1,9}", size) or not 0 < int(size) <= LARGEST:
         return warned("flags", f"{where}: max-result-size is {size!r}", f"{cure}: 1 to {LARGEST} bytes")
+    version = _version(view, view.find(DEPLOYMENTS, TEKTON, namespace)) if method == "sidecar-logs" else ""
+    if loses_lines(version):
+        said = f"results-from {method}, by which Tekton {version} loses results whose JSON line is above 4096 bytes"
+        return warned("flags", said, f"upgrade Tekton Pipelines to 1.15.0, or {cure}: results-from: {_METHODS[0]}")
     return well("flags", f"results-from {method}, max-result-size {size}")
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from controller import certificates
 from controller.doctor import CHECKS, rights
+from controller.doctor.platform import loses_lines
 from controller.doctor.view import selects
 from controller.storing import Looking
 from resultsfs.settings import Settings
@@ -65,6 +66,16 @@ def _expanded(rule: Tree, where: str) -> set[rights.Right]:
         for verb in rule["verbs"]
         for name in rule.get("resourceNames", [""])
     }
+
+
+@pytest.mark.parametrize(
+    ("version", "loses"),
+    [("v1.9.0", True), ("v1.13.0", True), ("1.14.1", True), ("v1.6.2", False), ("v1.15.0", False), ("v1.14.2", False)],
+)
+def test_a_tekton_that_loses_results(version: str, loses: bool) -> None:
+    """The versions whose sidecar logs lose long lines are those of docs/benchmarks.md; what is no version is none of them."""
+    assert loses_lines(version) is loses
+    assert not any(loses_lines(text) for text in ("", "devel", "main-2026"))
 
 
 def test_an_authority_is_told_by_its_signature() -> None:

@@ -75,6 +75,26 @@ def test_an_upgrade_keeps_what_the_controller_made(installed: Cluster) -> None:
     assert installed.get("secret", "resultsfs-controller-certificate", "-n", "resultsfs")["data"] == secret["data"]
 
 
+def test_drivers_may_go_first(installed: Cluster) -> None:
+    """An upgrade leaves a controller that is held back held back, so that the node drivers are replaced before it."""
+    of = ("deployment/resultsfs-controller", "-n", "resultsfs")
+    installed.kubectl("rollout", "pause", *of)
+    try:
+        installed.helm(
+            "upgrade",
+            "resultsfs",
+            str(CHART),
+            "--namespace=resultsfs",
+            "--reset-then-reuse-values",
+            "--set=image.tag=next",
+        )
+        held = installed.get(*of)["spec"]
+        assert held["paused"] is True
+        assert held["template"]["spec"]["containers"][0]["image"] == "resultsfs:next"
+    finally:
+        installed.kubectl("rollout", "resume", *of)
+
+
 def test_the_doctor_advises_helm(installed: Cluster) -> None:
     """Where Helm installed it, what is gone comes back by Helm; the advice is taken, word by word."""
     kube = Kube(from_kubeconfig(installed.environment["KUBECONFIG"]))

@@ -26,8 +26,8 @@ SCRAPED = frozenset({"node", "component", "namespace", "pod", "container", "job"
 
 
 def _exported() -> dict[str, frozenset[str]]:
-    """Every name of a time series, with the metric's own labels."""
-    found = {name: frozenset[str]() for name in MOUNTER_GAUGES}
+    """Every name of a time series, with the metric's own labels; `up` is Prometheus' own."""
+    found = {"up": frozenset[str](), **{name: frozenset[str]() for name in MOUNTER_GAUGES}}
     for registry in (DriverMetrics().registry, MounterMetrics().registry, ControllerMetrics().registry):
         for collector in registry._collector_to_names:
             labels = frozenset(getattr(collector, "_labelnames", ()))

@@ -44,10 +44,10 @@ def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
 
 @pytest.mark.parametrize(("scheme", "library", "extra"), [("gs", "gcsfs", "gs"), ("abfs", "adlfs", "abfs")])
 def test_a_missing_extra_is_named(scheme: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the library of a scheme the message says what to install."""
+    """Without the library of a scheme the message says what to install, or how to build an image that has it."""
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else found(name))
-    with pytest.raises(InvalidSetting, match=rf"pip install 'resultsfs\[{extra}\]'"):
+    with pytest.raises(InvalidSetting, match=rf"pip install 'resultsfs\[{extra}\]', .* --build-arg STORES={extra}$"):
         Store.open(Settings(store=f"{scheme}://bucket"))
 
 

@@ -49,6 +49,8 @@ CONTAINERD = Package("containerd", "usr/bin")
 RUNC = Package("runc", "usr/sbin")
 CNI = Package("containernetworking-plugins", "usr/lib/cni")
 PACKAGES = (ETCD, CONTAINERD, RUNC, CNI)
+PROMETHEUS = Package("prometheus", "usr/bin")
+"""Not the cluster's: `promtool` evaluates the chart's alerts."""
 _INSTALLED = {
     "ip": "iproute2", "iptables": "iptables", "nsenter": "util-linux", "mount": "mount", "setsid": "util-linux",
 }  # fmt: skip
@@ -86,6 +88,18 @@ def provide() -> None:
             run(command, deadline=900, environment=environment)
         for package in packages:
             _unpack(package)
+
+
+def provided(package: Package) -> Path:
+    """The directory of one package's programs, which is unpacked if it is not. Raises ClusterError."""
+    if package.root is None:
+        if shutil.which("apt-get") is None:
+            raise ClusterError(f"apt-get is not installed: on Debian or Ubuntu it gets {package.name}")
+        with locked(cache_directory() / "locks" / "debian", lambda: say("another process asks apt: waiting for it")):
+            if package.root is None:
+                run(["apt-get", "update", "-qq"], deadline=600)
+                _unpack(package)
+    return package.directory
 
 
 def _unpack(package: Package) -> None:
