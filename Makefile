@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help install demo test lint format test-conformance cluster-up cluster-down cluster-status test-cluster test-e2e bench bench-csi bench-cluster bench-controller docs manifests proto example-kubeflow clean
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## set up .venv with .venv/bin/resultsfs, and libfuse if it is missing
 

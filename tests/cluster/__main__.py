@@ -42,6 +42,7 @@ def commands(context: click.Context, instance: str) -> None:
 @click.pass_obj
 def up(cluster: Cluster, bare: bool) -> None:
     """Build what is missing, start what does not run, and wait until a first TaskRun has run."""
+    lifecycle.require(bare=bare)
     with phase("up, all in all"):
         cluster.up()
         if not bare:

@@ -15,6 +15,7 @@ from kubernetes.dynamic.exceptions import ApiException
 from tests.cluster import installation, tekton
 from tests.cluster.installation import LABEL, Installation, installed
 from tests.cluster.kube import POD, Kube
+from tests.cluster.machine import lifecycle
 from tests.cluster.machine.lifecycle import Cluster
 from tests.cluster.machine.places import CHECKOUT, Places, places
 from tests.cluster.room import Room
@@ -36,8 +37,8 @@ def _command(verb: str) -> int:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Places]:
     """The checkout's cluster. Started if it is not up, and then stopped again where `CI` is set; else it stays up."""
-    if os.geteuid() != 0:
-        pytest.skip("the cluster needs root: namespaces, mounts, a network of its own")
+    if lacking := lifecycle.missing():
+        pytest.skip("; ".join(lacking))
     found = places(_INSTANCE)
     was_up = found.kubeconfig.exists()
     assert _command("up") == 0, "the cluster did not start; what it said is above, its logs are named there"

@@ -334,9 +334,10 @@ def test_the_machine_keeps_its_own_settings(spare: Cluster) -> None:
     assert tunable.read_text().strip() != "10"
 
 
-@pytest.mark.parametrize("crash", [False, True])
-def test_down_leaves_nothing(spare: Cluster, crash: bool) -> None:
-    """After `down`, also of a node that crashed, no process, mount, cgroup, interface, route or file is left."""
+@pytest.mark.parametrize("state", ["whole", "crashed", "forgotten"])
+def test_down_leaves_nothing(spare: Cluster, state: str) -> None:
+    """After `down`, also of a node that crashed or whose records are empty, no process, mount, cgroup, interface,
+    route or file is left."""
     with Kube(spare.places.kubeconfig) as kube:
         serve(Room(kube, "left").__enter__())  # not left: `down` is to remove it with its pod
     before = find(spare.places)
@@ -345,11 +346,19 @@ def test_down_leaves_nothing(spare: Cluster, crash: bool) -> None:
     assert len(running) > 10, "the components, two containers and their shims"
     init = spare.node.pid
     assert init is not None
-    if crash:
+    network = str(spare.network().cidr)
+    if state == "crashed":
         os.kill(init, signal.SIGKILL)
         eventually(lambda: spare.node.pid is None, 120)
-        assert "The cluster has ended; left of it: " in report(spare).text()
-    network = str(spare.network().cidr)
+        with pytest.raises(ClusterError, match=r"the node does not answer at .*run `make cluster-up`"):
+            spare.restart("etcd")
+    if state == "forgotten":
+        spare.places.node_record.write_text("")
+        spare.places.network_record.write_text("")
+    if state != "whole":
+        told = report(spare).text()
+        assert "The cluster is not whole; left of it: " in told
+        assert len(told) < 4000, "one group a hierarchy, not those of every pod"
     spare.down()
     assert not find(spare.places), str(find(spare.places))
     assert network not in run(["ip", "route"])

@@ -19,6 +19,7 @@ from tests.cluster.machine.errors import ClusterError
 from tests.cluster.machine.keys import Authority, kubeconfig
 from tests.cluster.machine.locking import locked
 from tests.cluster.machine.running import run
+from tests.support import tekton
 
 
 def test_what_a_machine_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,8 +33,65 @@ def test_what_a_machine_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     said = str(caught.value)
     assert "nothing was started" in said
     assert "not root" in said and "python -m tests.cluster build" in said
-    assert "no Go: cannot build coredns" in said and "kubelet v1.34" in said
+    assert "no Go on PATH: cannot build coredns" in said and "kubelet v1.34" in said
     assert "no apt-get: cannot get" in said and "etcd-server" in said and "iptables" in said
+    assert not (tmp_path / "state").exists()
+
+
+def test_go_is_not_needed_for_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Go, Kubernetes that is built is enough for `--bare`; the rest is named until it is there too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def lacking(*, bare: bool) -> list[str]:
+        return [line for line in lifecycle.missing(bare=bare) if line.startswith("no Go on PATH")]
+
+    _pretend_built([*golang.own(), *golang.kubernetes()])
+    assert lacking(bare=True) == []
+    (line,) = lacking(bare=False)
+    assert "build registrar" in line and "build webhook v1" in line and "fetch Tekton's module" in line
+    assert "`up --bare`" in line and "coredns" not in line
+    _pretend_built([*golang.sidecars(), *tekton.programs()])
+    (line,) = lacking(bare=False)
+    assert line.startswith("no Go on PATH: cannot fetch Tekton's module. ")
+
+
+def _pretend_built(programs: list[golang.Program]) -> None:
+    for program in programs:
+        program.path.parent.mkdir(parents=True)
+        program.path.touch()
+
+
+@pytest.mark.go
+@pytest.mark.timeout(900)
+def test_tektons_module_is_found_again_without_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it was fetched, Tekton's module is found without Go; before, and when it was removed, Go is asked for."""
+    where = tekton.source.__wrapped__  # as in another process
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = where()
+    assert (first.directory / "config").is_dir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert where() == first
+    assert tekton.fetched()
+    (link,) = (tmp_path / "cache" / "resultsfs" / "go").iterdir()
+    link.unlink()
+    link.symlink_to(tmp_path / "removed")
+    with pytest.raises(tekton.NoGo, match=r"Tekton's module cannot be fetched\. Install Go"):
+        where()
+
+
+def test_up_says_that_there_is_no_go(tmp_path: Path) -> None:
+    """Without Go, `up` says so in words, and starts nothing."""
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_STATE_HOME": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cluster", "--instance", str(tmp_path), "up"],
+        capture_output=True, text=True, timeout=300, check=False, cwd=places.CHECKOUT,
+        env={**environment, "HOME": str(tmp_path), "PATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "cluster: nothing was started:\n" in done.stderr and "no Go on PATH: cannot build" in done.stderr
+    assert "Tekton's module" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "state").exists()
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from tests.cluster.images import archive, recipes
 
 began = time.monotonic()
-images = recipes.everything()
+try:
+    images = recipes.everything()
+except RuntimeError as error:
+    sys.exit(str(error))
 for image in images:
     print(f"{image.size / 1e6:8.1f} MB  {image.reference}  {image.digest}")
 if len(sys.argv) > 1:

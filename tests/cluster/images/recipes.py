@@ -67,7 +67,7 @@ def sidecar(name: str) -> Image:
 
 
 def everything() -> list[Image]:
-    """All images that pods of the cluster run. Raises tekton.NoGo."""
+    """All images that pods of the cluster run. Raises NoGo, and ClusterError where one cannot be built."""
     ours = [busybox(), python(), project(), sidecar("registrar"), sidecar("livenessprobe")]
     return [*ours, *(tekton_image(name) for name in tekton.PROGRAMS)]
 

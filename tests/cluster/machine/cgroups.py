@@ -48,11 +48,16 @@ def join(name: str) -> None:
         (hierarchy / name / _NODE / "cgroup.procs").write_text("0")
 
 
+def topmost(name: str) -> list[Path]:
+    """The cluster's own group in each hierarchy that has one."""
+    return [hierarchy / name for hierarchy in hierarchies() if (hierarchy / name).exists()]
+
+
 def groups(name: str) -> list[Path]:
     """Every group of the cluster that there is, children before their parents."""
     found: list[Path] = []
-    for hierarchy in hierarchies():
-        for directory, _, _ in os.walk(hierarchy / name, topdown=False):
+    for top in topmost(name):
+        for directory, _, _ in os.walk(top, topdown=False):
             found.append(Path(directory))
     return found
 

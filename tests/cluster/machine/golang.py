@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.machine.errors import ClusterError
+from tests.cluster.machine.errors import ClusterError, NoGo
 from tests.cluster.machine.locking import locked
 from tests.cluster.machine.places import cache_directory
 from tests.cluster.machine.progress import say
@@ -49,7 +49,7 @@ class Program:
 def kubernetes() -> list[Program]:
     """Kubernetes' own programs, in the order in which they are needed."""
     module = MODULES / "kubernetes"
-    version = _required(module, "k8s.io/kubernetes")
+    version = required(module, "k8s.io/kubernetes")
     major, minor, _ = version.removeprefix("v").split(".", 2)
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     stamped = [
@@ -66,7 +66,7 @@ def own() -> list[Program]:
     """The programs whose main package is ours: the cluster's DNS and the container that holds a pod's namespaces."""
     dns = MODULES / "coredns"
     return [
-        Program("coredns", dns, ".", _required(dns, "github.com/coredns/coredns")),
+        Program("coredns", dns, ".", required(dns, "github.com/coredns/coredns")),
         Program("pause", MODULES / "pause", ".", "v1"),
     ]
 
@@ -74,11 +74,12 @@ def own() -> list[Program]:
 def sidecars() -> list[Program]:
     """The sidecars of a CSI driver: what tells the kubelet of it, and what asks for its health."""
     module = MODULES / "sidecars"
-    version = _required(module, "k8s.io/kubelet")
+    version = required(module, "k8s.io/kubelet")
     return [Program(name, module, f"./{name}", version) for name in ("registrar", "livenessprobe")]
 
 
-def _required(module: Path, dependency: str) -> str:
+def required(module: Path, dependency: str) -> str:
+    """The version of a dependency that a module's go.mod pins. Raises ClusterError."""
     found = re.search(rf"^\s*(?:require )?{re.escape(dependency)} (v\S+)", (module / "go.mod").read_text(), re.M)
     if found is None:
         raise ClusterError(f"{module / 'go.mod'} does not require {dependency}")
@@ -91,7 +92,7 @@ def missing(programs: Sequence[Program]) -> list[Program]:
 
 
 def build(programs: Sequence[Program]) -> None:
-    """Build what is missing, one after the other. Raises ClusterError with what Go printed."""
+    """Build what is missing, one after the other. Raises NoGo, and ClusterError with what Go printed."""
     for program in missing(programs):
         lock = program.path.parent.with_name(f"{program.path.parent.name}.lock")
         with locked(lock, lambda: say("another process builds the same program: waiting for it")):
@@ -101,10 +102,7 @@ def build(programs: Sequence[Program]) -> None:
 
 def _build(program: Program) -> None:
     if shutil.which("go") is None:
-        raise ClusterError(
-            f"Go is not installed: {program.name} {program.version} cannot be built, and {program.path} is not there. "
-            "Install Go 1.24 or later (https://go.dev/dl)"
-        )
+        raise NoGo(f"{program.name} {program.version} cannot be built, and {program.path} is not there")
     root = program.path.parent.parent
     for left in root.glob(f".{program.path.parent.name}-*"):  # by a build that was interrupted: the lock is ours
         shutil.rmtree(left)

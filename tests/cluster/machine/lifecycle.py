@@ -15,7 +15,7 @@ from tests.cluster.images.importing import load
 from tests.cluster.images.layers import Entry, cached, write_entries
 from tests.cluster.machine import cgroups, credentials, debian, golang, network, settings
 from tests.cluster.machine.components import Component, components, environment
-from tests.cluster.machine.errors import ClusterError
+from tests.cluster.machine.errors import ClusterError, NoGo
 from tests.cluster.machine.locking import locked
 from tests.cluster.machine.network import Network
 from tests.cluster.machine.node import Node, tail
@@ -24,6 +24,7 @@ from tests.cluster.machine.progress import phase, say
 from tests.cluster.machine.remains import Remains, find
 from tests.cluster.machine.running import run
 from tests.cluster.machine.waiting import until
+from tests.support import tekton
 
 _READY_SECONDS = 300.0
 _STOP_SECONDS = 180.0
@@ -58,13 +59,13 @@ class Cluster:
         return [*self.node.enter(), str(debian.CONTAINERD.directory / "ctr"), address]
 
     def up(self) -> None:
-        """Build and start what is missing, and return when the node is Ready. Raises ClusterError."""
-        self._require()
+        """Build and start what Kubernetes alone lacks, and return when the node is Ready. Raises ClusterError."""
+        require(bare=True)
         with self._locked():
             prepare()
-            if self.node.pid is None:
+            if self.node.pid is None or network.read(self.places) is None:
                 if find(self.places):
-                    say("removing what is left of a cluster that ended")
+                    say("removing what is left of a cluster that is not whole")
                     self._remove()
                 with phase("node: namespaces, network, cgroups"):
                     self._start_node()
@@ -81,8 +82,14 @@ class Cluster:
                 self._await_node()
 
     def down(self) -> None:
-        """Remove the cluster and everything it left, also after a crash. Raises ClusterError naming what stays."""
-        self._require()
+        """Remove the cluster and everything it left, also after a crash. Raises ClusterError naming what stays.
+
+        It needs nothing of what was built.
+        """
+        if os.geteuid() != 0:
+            raise ClusterError("nothing was removed: not root")
+        if shutil.which("ip") is None:
+            raise ClusterError("nothing was removed: `ip` is not installed, which Debian's package iproute2 has")
         with self._locked():
             self._remove()
 
@@ -104,11 +111,6 @@ class Cluster:
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.places.lock, lambda: say("another process changes this cluster: waiting for it"))
-
-    def _require(self) -> None:
-        problems = missing()
-        if problems:
-            raise ClusterError("nothing was started or removed:\n" + "\n".join(f"  {line}" for line in problems))
 
     def _start_node(self) -> None:
         home = self.places.home
@@ -199,17 +201,22 @@ def prepare() -> None:
         golang.build(programs)
 
 
-def missing() -> list[str]:
-    """What this machine lacks for a cluster, each with what follows from it."""
+def require(*, bare: bool = False) -> None:
+    """Raise ClusterError with all that this machine lacks for a cluster, if it lacks anything."""
+    problems = missing(bare=bare)
+    if problems:
+        raise ClusterError("nothing was started:\n" + "\n".join(f"  {line}" for line in problems))
+
+
+def missing(*, bare: bool = False) -> list[str]:
+    """What this machine lacks for a cluster, or for Kubernetes alone, each with what follows from it."""
     found = []
     if os.uname().sysname != "Linux":
         found.append(f"this is {os.uname().sysname}: a cluster needs Linux")
     if os.geteuid() != 0:
         found.append("not root: no namespaces, mounts or containers. Run as root, or `python -m tests.cluster build`")
-    unbuilt = golang.missing([*golang.own(), *golang.kubernetes()])
-    if unbuilt and shutil.which("go") is None:
-        names = ", ".join(f"{program.name} {program.version}" for program in unbuilt)
-        found.append(f"no Go: cannot build {names}. Install Go 1.24 or later (https://go.dev/dl)")
+    if shutil.which("go") is None:
+        found += _without_go(bare=bare)
     commands, packages = debian.missing_commands(), debian.missing_packages()
     if (commands or packages) and shutil.which("apt-get") is None:
         wanted = sorted({*commands.values(), *(package.name for package in packages)})
@@ -219,6 +226,19 @@ def missing() -> list[str]:
     if not cgroups.hierarchies():
         found.append("no cgroups are mounted below /sys/fs/cgroup: the kubelet and runc need them")
     return found
+
+
+def _without_go(*, bare: bool) -> list[str]:
+    """What cannot be had where Go is not on PATH: nothing, once all has been built."""
+    base = golang.missing([*golang.own(), *golang.kubernetes()])
+    more = [] if bare else golang.missing([*golang.sidecars(), *tekton.programs()])
+    lacking = [f"build {program.name} {program.version}" for program in [*base, *more]]
+    if not bare and not tekton.fetched():
+        lacking.append("fetch Tekton's module")
+    if not lacking:
+        return []
+    said = NoGo(f"cannot {', '.join(lacking)}")
+    return [str(said) if base or bare else f"{said}; `up --bare` does without"]
 
 
 def pause() -> Image:

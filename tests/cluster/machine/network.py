@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from tests.cluster.machine import records
 from tests.cluster.machine.errors import ClusterError
 from tests.cluster.machine.places import Places
 from tests.cluster.machine.running import run
@@ -58,10 +59,8 @@ class Network:
 
 def read(places: Places) -> Network | None:
     """The addresses that the cluster has; None if it has none."""
-    try:
-        return Network(IPv4Network(json.loads(places.network_record.read_text())["cidr"]))
-    except FileNotFoundError:
-        return None
+    record = records.read(places.network_record, "cidr")
+    return None if record is None else Network(IPv4Network(record["cidr"]))
 
 
 def claim(places: Places, pid: int) -> Network:
@@ -85,7 +84,7 @@ def claim(places: Places, pid: int) -> Network:
         run([*inside, "address", "add", f"{network.node}/30", "dev", NODE_INTERFACE])
         # What connects to a service needs a route before kube-proxy's rules name the pod to go to instead.
         run([*inside, "route", "add", str(network.services), "dev", "lo", "src", network.node])
-        places.network_record.write_text(json.dumps({"cidr": str(cidr)}))
+        records.write(places.network_record, {"cidr": str(cidr)})
         return network
     raise ClusterError("no /16 of 10.128.0.0/9, 100.64.0.0/10 and 172.16.0.0/12 is free of routes: see `ip route`")
 

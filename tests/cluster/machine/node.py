@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.machine import cgroups
+from tests.cluster.machine import cgroups, records
 from tests.cluster.machine.errors import ClusterError
 from tests.cluster.machine.places import CHECKOUT, Places
 from tests.cluster.machine.running import Argument, run
@@ -34,9 +34,8 @@ class Node:
     @property
     def pid(self) -> int | None:
         """The node's first process, as the host numbers it; None when the node does not run."""
-        try:
-            record = json.loads(self._places.node_record.read_text())
-        except FileNotFoundError:
+        record = records.read(self._places.node_record, "pid", "started", "boot")
+        if record is None:
             return None
         pid: int = record["pid"]
         return pid if started(pid) == record["started"] and boot() == record["boot"] else None
@@ -81,12 +80,11 @@ class Node:
         except ClusterError as error:
             raise ClusterError(f"{error}; {log} ends:\n{tail(log)}") from error
         pid = self._listener()
-        record = {"pid": pid, "started": started(pid), "boot": boot()}
-        self._places.node_record.write_text(json.dumps(record))
+        records.write(self._places.node_record, {"pid": pid, "started": started(pid), "boot": boot()})
         return pid
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """The components as started last: the fields of `supervisor.Service`."""
+        """The components as started last: the fields of `supervisor.Service`. Raises ClusterError."""
         return self._ask({"do": "state"})
 
     def launch(self, name: str, argv: Sequence[Argument], environment: Mapping[str, str]) -> None:
@@ -97,11 +95,11 @@ class Node:
         )
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to a component."""
+        """Send a signal to a component. Raises ClusterError."""
         self._ask({"do": "signal", "name": name, "signal": number})
 
     def ended(self, name: str) -> bool:
-        """Whether a component does not run."""
+        """Whether a component does not run. Raises ClusterError."""
         service = self.services().get(name)
         return service is None or service["ended"] is not None
 
@@ -122,7 +120,7 @@ class Node:
     def _answers(self) -> bool:
         try:
             self.services()
-        except OSError:
+        except ClusterError:
             return False
         return True
 
@@ -131,10 +129,13 @@ class Node:
         connection.settimeout(_ANSWER_SECONDS)
         try:
             connection.connect(str(self._places.socket))
-        except BaseException:
+        except OSError as error:
             connection.close()
-            raise
+            raise self._silent(error) from error
         return connection
+
+    def _silent(self, error: Exception) -> ClusterError:
+        return ClusterError(f"the node does not answer at {self._places.socket} ({error}): run `make cluster-up`")
 
     def _listener(self) -> int:
         with self._connect() as connection:
@@ -143,10 +144,13 @@ class Node:
         return pid
 
     def _ask(self, request: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        with self._connect() as connection, connection.makefile("rwb") as stream:
-            stream.write(json.dumps(request).encode() + b"\n")
-            stream.flush()
-            answer = json.loads(stream.readline())
+        with self._connect() as connection:
+            try:
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                with connection.makefile("rb") as stream:
+                    answer = json.loads(stream.readline())
+            except (OSError, ValueError) as error:  # it ended meanwhile: no answer, or a part of one
+                raise self._silent(error) from error
         if "error" in answer:
             raise ClusterError(f"the node refused {request['do']} {request.get('name', '')}: {answer['error']}")
         services: dict[str, dict[str, Any]] = answer["services"]

@@ -16,6 +16,7 @@ class Remains:
     mounts: list[str]
     """Of the host; the node's own go with its namespace."""
     groups: list[str]
+    """The topmost of each hierarchy."""
     interfaces: list[str]
     directories: list[str]
 
@@ -34,7 +35,7 @@ def find(places: Places) -> Remains:
     return Remains(
         processes=sorted(cgroups.processes(places.name)),
         mounts=[mount for mount in mounts if f"{mount}/".startswith(f"{places.home}/")],
-        groups=[str(group) for group in cgroups.groups(places.name)],
+        groups=[str(group) for group in cgroups.topmost(places.name)],
         interfaces=[places.link] if network.exists(places) else [],
         directories=[str(places.home)] if places.home.exists() else [],
     )

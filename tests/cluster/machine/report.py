@@ -55,7 +55,8 @@ def report(cluster: Cluster) -> Report:
         left = find(cluster.places)
         problems = ["There is no cluster: `make cluster-up` starts one."]
         if left:
-            problems = [f"The cluster has ended; left of it: {left}. `make cluster-up` starts it anew."]
+            mended = "`make cluster-up` starts it anew, `make cluster-down` removes it."
+            problems = [f"The cluster is not whole; left of it: {left}. {mended}"]
         return Report(False, [], {}, problems)
     try:
         lines = [*_components(cluster), _node(cluster)]
