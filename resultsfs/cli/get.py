@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import IO
 
 import click
@@ -20,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from resultsfs.cli import clusters, options, sources
 from resultsfs.cli.failures import BadInput, Failure
 from resultsfs.cli.listing import complete_run
+from resultsfs.cli.output import opened
 from resultsfs.cli.sources import Named
 from resultsfs.store import Store
 
@@ -31,7 +29,9 @@ from resultsfs.store import Store
 @options.store_option
 @options.settings_option
 @clusters.cluster_options
-@click.option("-o", "--output", "path", metavar="FILE", help="Write to FILE, whole or not at all. Default: stdout.")
+@click.option(
+    "-o", "--output", "path", metavar="FILE", help="Write to FILE, whole or not at all. Default, and `-`: stdout."
+)
 @click.option(
     "--jsonpath", "query", metavar="EXPR", help="Only what matches (RFC 9535): a line each, strings as they are."
 )
@@ -54,6 +54,8 @@ def get(
 
     What was spilled is proven by its SHA-256: content that does not match never ends like content that does.
     """
+    if path == "":
+        raise BadInput("--output is empty: name a file, or - for stdout")
     cluster = clusters.Cluster(namespace, kubeconfig, context, api, ca, settings_file, store)
     if clusters.wanted(target, cluster):
         with contextlib.closing(clusters.reader(target, cluster)) as reader:
@@ -61,12 +63,9 @@ def get(
             _write(chunks, size, f"{target} {result}", path, query)
         return
     item = sources.named(target, result, namespace, settings_file, store)
-    opened = Store.open(item.settings)
-    try:
-        chunks, size = sources.content(item, opened)
+    with contextlib.closing(Store.open(item.settings)) as used:
+        chunks, size = sources.content(item, used)
         _write(chunks if query is not None else _checked(chunks, item), size, item.label, path, query)
-    finally:
-        opened.close()
 
 
 def _write(chunks: Iterator[bytes], size: int, label: str, path: str | None, query: str | None) -> None:
@@ -74,11 +73,11 @@ def _write(chunks: Iterator[bytes], size: int, label: str, path: str | None, que
     if query is not None:
         data = _matches(sources.whole(chunks, size, label), query, label)
         chunks, size = iter([data]), len(data)
-    if path is None:
+    if path is None or path == "-":
         _copy(chunks, sys.stdout.buffer, size, label, show=not sys.stdout.isatty())
         sys.stdout.buffer.flush()
     else:
-        with _replacing(path) as file:
+        with opened(path) as file:
             _copy(chunks, file, size, label, show=True)
 
 
@@ -113,30 +112,6 @@ def _copy(chunks: Iterable[bytes], file: IO[bytes], size: int, label: str, *, sh
         for chunk in chunks:
             file.write(chunk)
             progress.advance(task, len(chunk))
-
-
-@contextmanager
-def _replacing(path: str) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its place when all went well, and is removed otherwise."""
-    directory = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        raise BadInput(f"{path} is a directory: name a file")
-    try:
-        descriptor, partial = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".partial", dir=directory)
-    except OSError as error:
-        raise Failure(f"{path} cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(descriptor, 0o666 & ~umask)
-            yield file
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
 
 
 def _matches(data: bytes, query: str, label: str) -> bytes:

@@ -15,6 +15,7 @@ import pytest
 
 from resultsfs import mountinfo, mounting
 from resultsfs.errors import MountError
+from resultsfs.reference import Reference
 
 COMMAND = [sys.executable, "-P", "-c", "from resultsfs.cli import main; main()"]
 DEADLINE = 300.0
@@ -160,3 +161,27 @@ spec:
 """
 
 LARGE, LIST = "x" * 50000, ["y" * 5000, "b"]
+
+
+class Ran:
+    """A home in which the pipeline has run once; tests only read, or change what is theirs alone."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        done = home.run("run", home.file("p.yaml", PIPELINE), "--output", "json")
+        assert done.code == 0, done.err
+        self.run: dict[str, Any] = done.tree
+        self.name: str = self.run["name"]
+        results = {result["name"]: result for result in self.run["taskRuns"][0]["results"]}
+        self.reference = Reference.parse(results["large"]["value"])
+
+    @property
+    def stored(self) -> Path:
+        """The file in the store that holds the large result."""
+        return self.home.store / "default" / str(self.reference.run) / self.reference.sha256
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One run for all tests that only read."""
+    return Ran(Home(tmp_path_factory.mktemp("home")))

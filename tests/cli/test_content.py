@@ -9,41 +9,16 @@ import pty
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
 
 from resultsfs.reference import Reference
-from tests.cli.conftest import COMMAND, DEADLINE, LARGE, LIST, PIPELINE, Home
+from tests.cli.conftest import COMMAND, DEADLINE, LARGE, LIST, Home, Ran
 
 pytestmark = pytest.mark.mount
 
 BYTES = b"a\xffb"
-
-
-class Ran:
-    """A home in which the pipeline has run once; tests only read, or change what is theirs alone."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        done = home.run("run", home.file("p.yaml", PIPELINE), "--output", "json")
-        assert done.code == 0, done.err
-        self.run: dict[str, Any] = done.tree
-        self.name: str = self.run["name"]
-        results = {result["name"]: result for result in self.run["taskRuns"][0]["results"]}
-        self.reference = Reference.parse(results["large"]["value"])
-
-    @property
-    def stored(self) -> Path:
-        """The file in the store that holds the large result."""
-        return self.home.store / "default" / str(self.reference.run) / self.reference.sha256
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """One run for all tests that only read."""
-    return Ran(Home(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture
