@@ -11,7 +11,7 @@ import click
 from resultsfs import settings as settings_module
 from resultsfs import transport
 from resultsfs.errors import InvalidSetting
-from resultsfs.reference import Reference
+from resultsfs.reference import WHOLE_ARRAY, Reference
 from resultsfs.settings import Settings
 from resultsfs.store import Store
 
@@ -48,7 +48,13 @@ class TargetCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Give names that look like options as whole paths."""
-        return super().parse_args(ctx, [str(Reference.from_name(word) or word) for word in args])
+        return super().parse_args(ctx, [_whole_path(word) for word in args])
+
+
+def _whole_path(word: str) -> str:
+    name = word.removesuffix(WHOLE_ARRAY)
+    reference = Reference.from_name(name)
+    return word if reference is None else f"{reference}{word[len(name) :]}"
 
 
 def settings_from(

@@ -180,6 +180,7 @@ def _keep(run: PastRun) -> None:
 def _verdicts(outcome: RunOutcome, plans: dict[str, TaskRunPlan], store: Store) -> dict[str, stock.Verdict]:
     content = StoredContent(store, outcome.namespace)
     verdicts = {}
+    labels = tables.task_labels(outcome)
     for task_run in outcome.task_runs:
         if task_run.name not in plans:
             continue
@@ -193,5 +194,5 @@ def _verdicts(outcome: RunOutcome, plans: dict[str, TaskRunPlan], store: Store) 
             click.echo(f"resultsfs: {task_run.name}: what plain Tekton would have done is not known: {error}", err=True)
             continue
         if verdict is not None:
-            verdicts[task_run.pipeline_task or task_run.name] = verdict
+            verdicts[labels[task_run.name]] = verdict
     return verdicts

@@ -5,16 +5,18 @@ A name is a reference, or a run of this machine and one of its results. A cluste
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from resultsfs.cli.history import History
 from resultsfs.cli.options import settings_from
 from resultsfs.cli.places import runs_directory
-from resultsfs.errors import ContentTooLarge, InvalidKey
+from resultsfs.errors import ContentTooLarge, InvalidKey, InvalidReference
+from resultsfs.local.outcome import RunOutcome
 from resultsfs.local.plan import ResultOutcome
 from resultsfs.record import ResultValue
-from resultsfs.reference import Reference
+from resultsfs.reference import WHOLE_ARRAY, Reference
 from resultsfs.resolve import StoredContent
 from resultsfs.settings import Settings
 from resultsfs.store import Key, Store
@@ -36,6 +38,37 @@ class Named:
     result: ResultOutcome | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A result of a run, and how to name it; `owner` is its TaskRun's name, None for the run's own."""
+
+    name: str
+    result: ResultOutcome
+    owner: str | None = None
+    task: str = ""
+
+    def is_called(self, text: str) -> bool:
+        forms = [self.name, self.result.name]
+        if self.owner is not None:
+            forms += [f"{self.owner}/{self.result.name}", f"{self.task}/{self.result.name}"]
+        return text in forms
+
+
+def _candidates(outcome: RunOutcome) -> list[_Candidate]:
+    found = [_Candidate(f"{outcome.name}/{own.name}", own) for own in outcome.results]
+    tasks = {task_run.name: task_run.pipeline_task or task_run.name for task_run in outcome.task_runs}
+    times = Counter(tasks.values())
+    for task_run in outcome.task_runs:
+        task = tasks[task_run.name]
+        prefix = task if times[task] == 1 else task_run.name
+        found += [_Candidate(f"{prefix}/{own.name}", own, task_run.name, task) for own in task_run.results]
+    return found
+
+
+def _names(candidates: Iterable[_Candidate]) -> str:
+    return ", ".join(dict.fromkeys(candidate.name for candidate in candidates)) or "none"
+
+
 class Local:
     """The runs of this machine."""
 
@@ -43,25 +76,25 @@ class Local:
         self._history = history or History(runs_directory())
 
     def named(self, run: str, result: str, settings_file: str | None, store: str | None) -> Named:
-        """`result` may be `NAME`, or `TASK/NAME` where several tasks have one of that name."""
+        """`result` may be `NAME`, `TASK/NAME`, or `TASKRUN/NAME` where a task has several TaskRuns."""
         past = self._history.find(run)
-        candidates = {f"{past.outcome.name}/{own.name}": own for own in past.outcome.results}
+        candidates = _candidates(past.outcome)
         # a pipeline's own result comes before its tasks'
-        found = [own for own in past.outcome.results if own.name == result]
+        found = [candidate for candidate in candidates if candidate.is_called(result)]
+        found = [candidate for candidate in found if candidate.owner is None] or found
         if not found:
-            for task_run in past.outcome.task_runs:
-                for own in task_run.results:
-                    task = task_run.pipeline_task or task_run.name
-                    candidates[f"{task}/{own.name}"] = own
-                    if result in (own.name, f"{task}/{own.name}", f"{task_run.name}/{own.name}"):
-                        found.append(own)
-        if not found:
-            raise InvalidKey(f"run {run!r} has no result {result!r}; there are: {', '.join(candidates) or 'none'}")
-        if any(other != found[0] for other in found):
-            choices = ", ".join(name for name in candidates if name.endswith(f"/{result}"))
-            raise InvalidKey(f"run {run!r} has several results {result!r}: say which of {choices}")
+            raise InvalidKey(f"run {run!r} has no result {result!r}; there are: {_names(candidates)}")
+        if any(other.result != found[0].result for other in found):
+            raise InvalidKey(f"run {run!r} has several results {result!r}: say which of {_names(found)}")
         settings = settings_from(settings_file, store, past.settings)
-        return Named(f"{run} {result}", past.outcome.namespace, settings, found[0].value, found[0])
+        return Named(f"{run} {result}", past.outcome.namespace, settings, found[0].result.value, found[0].result)
+
+    def results(self, run: str) -> str | None:
+        """How the results of a run are named, for people; None where there is no such run."""
+        try:
+            return _names(_candidates(self._history.find(run).outcome))
+        except InvalidKey:
+            return None
 
 
 def named(
@@ -73,13 +106,24 @@ def named(
 ) -> Named:
     """What `REFERENCE` or `RUN RESULT` stands for. Raises InvalidReference, InvalidKey or InvalidSetting."""
     if result is None:
-        reference = Reference.parse(target)
-        settings = settings_from(settings_file, store)
-        return Named(str(reference), namespace or "default", settings, str(reference))
+        value = _value(target)
+        return Named(target, namespace or "default", settings_from(settings_file, store), value)
     found = Local().named(target, result, settings_file, store)
     if namespace is not None and namespace != found.namespace:
         raise InvalidKey(f"run {target!r} is in namespace {found.namespace!r}, not in {namespace!r}")
     return found
+
+
+def _value(target: str) -> ResultValue:
+    """The value that is a reference, as a person gives it: of a content, or with `[*]` of a whole array."""
+    try:
+        reference = str(Reference.parse(target.removesuffix(WHOLE_ARRAY)))
+    except InvalidReference as error:
+        there = Local().results(target)
+        if there is not None:
+            raise InvalidKey(f"{target!r} is a run: name one of its results, which are: {there}") from None
+        raise InvalidReference(f"{error.message}; nor is it a run of this machine") from None
+    return [reference + WHOLE_ARRAY] if target.endswith(WHOLE_ARRAY) else reference
 
 
 def content(item: Named, store: Store) -> tuple[Iterator[bytes], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
@@ -62,11 +63,19 @@ def preview(result: ResultOutcome) -> str:
     return shown + ("…" if len(text) > _PREVIEW else "")
 
 
+def task_labels(outcome: RunOutcome) -> dict[str, str]:
+    """What each TaskRun is called: its task, with its own name where the task has several."""
+    tasks = {task_run.name: task_run.pipeline_task or task_run.name for task_run in outcome.task_runs}
+    times = Counter(tasks.values())
+    return {name: task if times[task] == 1 else f"{task} ({name})" for name, task in tasks.items()}
+
+
 def results_of(outcome: RunOutcome) -> Iterator[tuple[str, ResultOutcome]]:
-    """All results of a run with their task's name; the pipeline's own come last."""
+    """All results of a run with their task's label; the pipeline's own come last."""
+    labels = task_labels(outcome)
     for task_run in outcome.task_runs:
         for result in task_run.results:
-            yield task_run.pipeline_task or task_run.name, result
+            yield labels[task_run.name], result
     if outcome.kind == "PipelineRun":
         for result in outcome.results:
             yield "(pipeline)", result
