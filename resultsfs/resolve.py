@@ -7,7 +7,6 @@ one by one. An array element that is exactly `<reference>[*]` stands for the ele
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from resultsfs.errors import ContentMismatch, ContentMissing, ResolveError
 from resultsfs.record import ResultValue
 from resultsfs.reference import WHOLE_ARRAY, Occurrence, Reference, find
 from resultsfs.store import Key, Store
+from resultsfs.typed import text_of, unmarshalled
 from resultsfs.units import format_size
 from resultsfs.variables import strings
 
@@ -134,6 +134,7 @@ class _Resolver:
         self._label = label
         self._found: list[tuple[_Site, Occurrence]] = []
         self._sizes: dict[Reference, int] = {}
+        self._data: dict[Reference, bytes] = {}
         self._texts: dict[Reference, str] = {}
         self._arrays: dict[Reference, list[str]] = {}
 
@@ -166,7 +167,10 @@ class _Resolver:
         for site, occurrence in self._found:
             self._fetch(site, occurrence.reference)
             if occurrence.whole_array:
-                self._array(site, occurrence.reference)
+                self._read_array(site, occurrence.reference)
+            else:
+                self._read_text(site, occurrence.reference)
+        self._data.clear()
 
     def _size(self, site: _Site, reference: Reference) -> int:
         if reference not in self._sizes:
@@ -177,7 +181,7 @@ class _Resolver:
         return self._sizes[reference]
 
     def _fetch(self, site: _Site, reference: Reference) -> None:
-        if reference in self._texts:
+        if reference in self._data:
             return
         size = self._sizes[reference]
         try:
@@ -190,23 +194,27 @@ class _Resolver:
             raise self._error(
                 site, f"the content of {reference} is damaged ({error}); run the task that wrote it again"
             ) from None
+        self._data[reference] = data
+
+    def _read_text(self, site: _Site, reference: Reference) -> None:
+        if reference in self._texts:
+            return
         try:
-            self._texts[reference] = data.decode("utf-8")
+            self._texts[reference] = self._data[reference].decode("utf-8")
         except UnicodeDecodeError as error:
             raise self._error(
                 site,
-                f"the content of {reference} ({format_size(size)}) is not UTF-8 text (byte {error.start}), which a "
+                f"the content of {reference} ({format_size(self._sizes[reference])}) is not UTF-8 text (byte {error.start}), which a "
                 f"param must be. {_PATH_WAY_OUT}",
             ) from None
 
-    def _array(self, site: _Site, reference: Reference) -> None:
-        try:
-            items = json.loads(self._texts[reference])
-        except ValueError as error:
-            raise self._error(site, f"the content of {reference} is not a JSON array: {error}") from None
-        if not isinstance(items, list) or not all(isinstance(item, str | None) for item in items):
+    def _read_array(self, site: _Site, reference: Reference) -> None:
+        if reference in self._arrays:
+            return
+        items = unmarshalled(text_of(self._data[reference]))
+        if not isinstance(items, list):
             raise self._error(site, f"the content of {reference} is not a JSON array of strings")
-        self._arrays[reference] = [item or "" for item in items]  # Go reads null as the empty string
+        self._arrays[reference] = items
 
     def value(self, value: ResultValue) -> ResultValue:
         if isinstance(value, str):

@@ -11,10 +11,11 @@ from typing import Any
 from controller.kube.resources import Tree
 from resultsfs import manifest
 from resultsfs.errors import ContentMissing
-from resultsfs.local.model import type_of, value_of
+from resultsfs.local.model import value_of
 from resultsfs.manifest import ManifestEntry
 from resultsfs.record import ResultType, ResultValue
 from resultsfs.store import Key, Store
+from resultsfs.typed import type_of
 from resultsfs.value import encoded, references, single_reference
 
 _log = logging.getLogger(__name__)

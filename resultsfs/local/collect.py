@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from resultsfs import message
 from resultsfs.errors import ResultsError
 from resultsfs.local.podspec import RESULTS, Content, LogLine
+from resultsfs.typed import text_of
 
 _CHUNK = 1 << 20
 
@@ -102,9 +103,3 @@ def log_line(name: str, limit: int) -> LogLine | None:
         return None
     length.add(b"", final=True)
     return LogLine(name, text_of(found.head), message.sidecar_line_cost(name, length.cost), found.content)
-
-
-def text_of(content: bytes) -> str:
-    """Content as a JSON string carries it: each byte that is not UTF-8 becomes one U+FFFD."""
-    text = content.decode("utf-8", "surrogateescape")
-    return "".join("\ufffd" if "\udc80" <= char <= "\udcff" else char for char in text)

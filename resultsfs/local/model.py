@@ -10,6 +10,7 @@ from typing import Any
 from resultsfs.local.plan import ResultDeclaration
 from resultsfs.record import ResultType, ResultValue
 from resultsfs.reference import RESULTS_DIR
+from resultsfs.typed import type_of
 from resultsfs.variables import ResultUse, result_uses
 
 Params = tuple[tuple[str, ResultValue], ...]
@@ -24,13 +25,6 @@ def value_of(tree: Any) -> ResultValue:
     if isinstance(tree, dict) and all(isinstance(item, str) for item in tree.values()):
         return dict(tree)
     return "" if tree is None else json.dumps(tree, separators=(",", ":"), ensure_ascii=False)
-
-
-def type_of(value: ResultValue) -> ResultType:
-    """The type that a value has."""
-    if isinstance(value, str):
-        return ResultType.STRING
-    return ResultType.OBJECT if isinstance(value, dict) else ResultType.ARRAY
 
 
 def params_of(tree: Any) -> Params:

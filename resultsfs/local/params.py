@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from resultsfs.errors import InvalidDocument
-from resultsfs.local.model import Params, ParamSpec, type_of
+from resultsfs.local.model import Params, ParamSpec
 from resultsfs.local.substitution import Replacements
 from resultsfs.record import ResultType, ResultValue
+from resultsfs.typed import type_of
 from resultsfs.variables import is_param, names, param_of, strings
 
 _MAX_DEPTH = 10

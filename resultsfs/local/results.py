@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from resultsfs.local.model import PipelineResult, type_of
+from resultsfs.local.model import PipelineResult
 from resultsfs.local.plan import ResultOutcome
 from resultsfs.local.state import Node, State
 from resultsfs.local.substitution import Replacements
 from resultsfs.record import ResultValue
 from resultsfs.reference import Reference, find
+from resultsfs.typed import type_of
 from resultsfs.variables import ResultUse, names, result_uses, strings
 
 _WHOLE = re.compile(r"\$\([^()]*\)")

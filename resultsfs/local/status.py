@@ -1,12 +1,10 @@
 """What Tekton's controller makes of a pod: the TaskRun's condition and its results.
 
-Rules from tektoncd/pipeline `pkg/pod/status.go`, `pkg/reconciler/taskrun/{taskrun,validate_taskrun}.go` and
-`pkg/apis/pipeline/v1/param_types.go`.
+Rules from tektoncd/pipeline `pkg/pod/status.go` and `pkg/reconciler/taskrun/{taskrun,validate_taskrun}.go`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +16,7 @@ from resultsfs.local.plan import ResultDeclaration, ResultOutcome, TaskRunOutcom
 from resultsfs.local.podspec import SIDECAR, Content, PodReport, containers_of
 from resultsfs.manifest import ManifestEntry
 from resultsfs.record import Mode, ResultType, ResultValue
+from resultsfs.typed import type_of, unmarshalled
 
 _USER_ERROR = "[User error] "
 _TIMEOUT_REASON = b'{"key":"Reason","value":"TimeoutExceeded","type":3}'
@@ -120,7 +119,8 @@ def _typed(
     for result in declared:
         if result.name not in emitted:
             continue
-        value = typed_value(result.type, emitted[result.name].text)
+        text = emitted[result.name].text
+        value = text if result.type is ResultType.STRING or not text else unmarshalled(text)
         found = type_of(value)
         if found is not result.type:
             mismatched[result.name] = (
@@ -148,39 +148,6 @@ def _invalid(mismatched: Mapping[str, str], missing: Mapping[str, list[str]]) ->
     else:
         return None
     return "Failed", "TaskRunValidationFailed", _USER_ERROR + text
-
-
-def typed_value(declared: ResultType, text: str) -> ResultValue:
-    """A result's text as Tekton unmarshals it: a string result as it is, others by what they look like.
-
-    The type of what comes back may be another than the declared one; that is the caller's to refuse.
-    """
-    if declared is ResultType.STRING or not text:
-        return text
-    try:
-        # every mismatch ends as a string, however deep the JSON
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if isinstance(value, str):
-        return _whole(value)
-    if text[0] == "[" and all(item is None or isinstance(item, str) for item in value):
-        return [_whole(item or "") for item in value]
-    if text[0] == "{" and all(item is None or isinstance(item, str) for item in value.values()):
-        return {_whole(key): _whole(item or "") for key, item in value.items()}
-    return text
-
-
-def type_of(value: ResultValue) -> ResultType:
-    """The type that a value has."""
-    if isinstance(value, str):
-        return ResultType.STRING
-    return ResultType.ARRAY if isinstance(value, list) else ResultType.OBJECT
-
-
-def _whole(text: str) -> str:
-    """A JSON string as Go decodes it: a lone surrogate becomes U+FFFD."""
-    return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
 
 
 def _result(

@@ -9,8 +9,9 @@ from typing import Any
 from resultsfs.local import duration
 from resultsfs.local.checks import Where
 from resultsfs.local.graph import dependencies
-from resultsfs.local.model import ParamSpec, Pipeline, PipelineTask, TaskSpec, type_of
+from resultsfs.local.model import ParamSpec, Pipeline, PipelineTask, TaskSpec
 from resultsfs.record import ResultType
+from resultsfs.typed import type_of
 from resultsfs.variables import is_param, names, param_of, result_use, result_uses, strings
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

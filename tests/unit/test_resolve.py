@@ -18,6 +18,7 @@ from resultsfs.reference import PREFIX, Reference
 from resultsfs.resolve import Content, Resolution, StoredContent, resolve
 from resultsfs.settings import Settings
 from resultsfs.store import Key, Store
+from resultsfs.typed import text_of, unmarshalled
 
 RUN = uuid.UUID("0f0e0d0c-0b0a-0908-0706-050403020100")
 
@@ -215,6 +216,37 @@ def test_whole_array_must_be_strings(held: Held, content: str) -> None:
     """Content that is no JSON array of strings cannot be expanded."""
     with pytest.raises(ResolveError, match="JSON array"):
         put_back(held, ("p", [held.put(content) + "[*]"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        (rb'["bad \ud800 end"]', "bad \ufffd end"),
+        (rb'["\ud83d\ude00"]', "\U0001f600"),
+        (b'["\xe2\x82"]', "\ufffd\ufffd"),
+        (b"[null]", ""),
+    ],
+)
+def test_whole_array_is_read_as_go_reads_it(held: Held, content: bytes, value: str) -> None:
+    """Its elements are those that a smaller array has in status: lone surrogates, bytes that are no UTF-8, null."""
+    reference = held.put(content)
+    assert put_back(held, ("p", [f"{reference}[*]"])).params == (("p", [value]),)
+    assert unmarshalled(text_of(content)) == [value]
+
+
+def test_whole_array_too_deep_to_read(held: Held) -> None:
+    """Nesting beyond all measure is no array of strings either."""
+    with pytest.raises(ResolveError, match="JSON array"):
+        put_back(held, ("p", [held.put("[" * 100_000) + "[*]"]), limit=1 << 20)
+
+
+def test_whole_array_and_text(held: Held) -> None:
+    """One content can be both, but text only where it is UTF-8."""
+    reference = held.put('["a"]')
+    assert put_back(held, ("p", [f"{reference}[*]", reference])).params == (("p", ["a", '["a"]']),)
+    reference = held.put(b'["\xff"]')
+    with pytest.raises(ResolveError, match="not UTF-8"):
+        put_back(held, ("p", [f"{reference}[*]", reference]))
 
 
 def test_whole_array_counts(held: Held) -> None:
