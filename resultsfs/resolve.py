@@ -115,6 +115,17 @@ def resolve(
     )
 
 
+def assembled(value: ResultValue, content: Content, *, limit: int, label: str) -> ResultValue:
+    """A value with content in place of its references, for somebody who reads it: `label` names it in messages.
+
+    Raises as `resolve` does, in words for a reader; `limit` in bytes.
+    """
+    reader = _Reader(content, False, limit, label)
+    reader.gather([(label, value)], None, "")
+    reader.load()
+    return reader.value(value)
+
+
 def _sites(params: Params, task_spec: Any, tree_name: str) -> Iterator[_Site]:
     for name, value in params:
         label, where = f'param "{name}"', f"params.{name}"
@@ -127,6 +138,8 @@ def _sites(params: Params, task_spec: Any, tree_name: str) -> Iterator[_Site]:
 
 
 class _Resolver:
+    _needs_text = f"param must be. {_PATH_WAY_OUT}"
+
     def __init__(self, content: Content, as_path: bool, limit: int, label: str) -> None:
         self._content = content
         self._as_path = as_path
@@ -144,12 +157,7 @@ class _Resolver:
                 if occurrence.whole_array:
                     whole = occurrence.start == 0 and occurrence.end == len(site.text)
                     if not (site.element and whole):
-                        raise self._error(
-                            site,
-                            f"{occurrence.reference}{WHOLE_ARRAY} stands for a whole array, which fits only where an "
-                            "element of an array param is expected. Pass the result as $(tasks.<task>.results.<result>"
-                            "[*]) in an array param, or have the task publish fewer elements.",
-                        )
+                        raise self._error(site, self._stray(f"{occurrence.reference}{WHOLE_ARRAY}"))
                 elif self._as_path:
                     continue
                 self._found.append((site, occurrence))
@@ -204,8 +212,8 @@ class _Resolver:
         except UnicodeDecodeError as error:
             raise self._error(
                 site,
-                f"the content of {reference} ({format_size(self._sizes[reference])}) is not UTF-8 text (byte {error.start}), which a "
-                f"param must be. {_PATH_WAY_OUT}",
+                f"the content of {reference} ({format_size(self._sizes[reference])}) is not UTF-8 text (byte "
+                f"{error.start}), which a {self._needs_text}",
             ) from None
 
     def _read_array(self, site: _Site, reference: Reference) -> None:
@@ -258,6 +266,13 @@ class _Resolver:
     def _error(self, site: _Site, reason: str) -> ResolveError:
         return ResolveError(f'pipeline task "{self._label}": {site.label}: {reason}')
 
+    def _stray(self, whole_array: str) -> str:
+        return (
+            f"{whole_array} stands for a whole array, which fits only where an element of an array param is expected. "
+            "Pass the result as $(tasks.<task>.results.<result>[*]) in an array param, or have the task publish fewer "
+            "elements."
+        )
+
     def _missing(self, site: _Site, reference: Reference) -> ResolveError:
         return self._error(
             site,
@@ -276,4 +291,25 @@ class _Resolver:
         return ResolveError(
             f'pipeline task "{self._label}": {largest} takes {format_size(by_label[largest])} '
             f"({by_label[largest]} bytes){in_all} of spilled content, but {limit}. {way_out}"
+        )
+
+
+class _Reader(_Resolver):
+    """The same for somebody who reads a value: there is no param, and no annotation that could help."""
+
+    _needs_text = "value in JSON must be: read that reference by itself"
+
+    def _error(self, site: _Site, reason: str) -> ResolveError:
+        return ResolveError(f"{self._label}: {reason}")
+
+    def _stray(self, whole_array: str) -> str:
+        return (
+            f"{whole_array} stands for a whole array, where an element or a text was meant: which one, Tekton could not "
+            f"tell. Read the array itself, {whole_array}"
+        )
+
+    def _too_large(self, total: int, by_label: Mapping[str, int]) -> ResolveError:
+        return ResolveError(
+            f"{self._label}: its parts have {format_size(total)} ({total} bytes) of spilled content, of which at most "
+            f"{format_size(self._limit)} can be put together here: read its references one by one"
         )

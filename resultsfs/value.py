@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from resultsfs.record import ResultValue
 from resultsfs.reference import WHOLE_ARRAY, Reference, find
-from resultsfs.resolve import Content, resolve
+from resultsfs.resolve import Content, assembled
 
 
 def references(value: ResultValue) -> tuple[Reference, ...]:
@@ -26,8 +26,7 @@ def single_reference(value: ResultValue) -> Reference | None:
 
 def original(value: ResultValue, content: Content, label: str, limit: int) -> ResultValue:
     """The value with content in place of its references, `limit` bytes of it at most. Raises ResolveError, StoreError."""
-    params = [(label, value)]
-    return resolve(params, None, content, as_path=False, limit=limit, label=label).params[0][1]
+    return assembled(value, content, limit=limit, label=label)
 
 
 def encoded(value: ResultValue) -> bytes:

@@ -130,7 +130,7 @@ def content(item: Named, store: Store) -> tuple[Iterator[bytes], int]:
     """A value's content, verified, with content in place of its references; and its size in bytes.
 
     A single reference is streamed; its last block comes only when all of it is proven. Raises StoreError, and
-    ContentTooLarge for a value of many parts that does not fit MEMORY_LIMIT.
+    ResolveError for a value of many parts that does not fit MEMORY_LIMIT, or cannot be put together.
     """
     reference = single_reference(item.value)
     if reference is not None:

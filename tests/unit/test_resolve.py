@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from resultsfs.errors import ContentMismatch, ContentMissing, ResolveError, StoreUnavailable
 from resultsfs.record import ResultValue
 from resultsfs.reference import PREFIX, Reference
-from resultsfs.resolve import Content, Resolution, StoredContent, resolve
+from resultsfs.resolve import Content, Resolution, StoredContent, assembled, resolve
 from resultsfs.settings import Settings
 from resultsfs.store import Key, Store
 from resultsfs.typed import text_of, unmarshalled
@@ -303,3 +303,16 @@ def test_with_a_real_store(store: Store) -> None:
     assert put_back(StoredContent(store, "team-a"), ("p", str(reference))).params == (("p", "a report"),)
     with pytest.raises(ResolveError, match="unknown or expired"):
         put_back(StoredContent(store, "team-b"), ("p", str(reference)))
+
+
+def test_a_reader_is_told_in_words_of_reading(held: Held) -> None:
+    """Who reads a value hears of no params and annotations, but of the value's name and what can be read instead."""
+    whole, text = held.put('["1"]') + "[*]", held.put("x" * 100)
+    cases = (f"x-{whole}", ["Read the array itself", whole]), ([text, text], ["200 bytes", "one by one"])
+    for value, words in cases:
+        with pytest.raises(ResolveError) as raised:
+            assembled(value, held, limit=150, label="run first")
+        for word in ("run first: ", *words):
+            assert word in str(raised.value)
+        assert "param" not in str(raised.value) and "pipeline task" not in str(raised.value)
+    assert assembled([whole, text], held, limit=150, label="run first") == ["1", "x" * 100]
