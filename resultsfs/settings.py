@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
+from resultsfs import strict_yaml
 from resultsfs.errors import InvalidSetting
 from resultsfs.reference import LENGTH as REFERENCE_LENGTH
 from resultsfs.setting_kinds import COUNT, DURATION, FLAG, NAMES, PERCENT, SIZE, TEXT, setting
@@ -253,7 +252,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
-            _check(spec, getattr(self, spec.name))
+            _check(key_of(spec), spec, getattr(self, spec.name))
         if self.s3_sse_kms_key_id and self.s3_sse != "aws:kms":
             raise InvalidSetting(
                 f"s3-sse-kms-key-id is {self.s3_sse_kms_key_id!r} but s3-sse is {self.s3_sse!r}: set s3-sse to aws:kms"
@@ -307,7 +306,8 @@ def allowed(spec: dataclasses.Field[Any]) -> str:
     return " and ".join(bounds)
 
 
-def _check(spec: dataclasses.Field[Any], value: Any) -> None:
+def _check(key: str, spec: dataclasses.Field[Any], value: Any, given: str | None = None) -> None:
+    """Refuse a value out of bounds. `given` is its text, where there is one."""
     meta = spec.metadata
     bad = (
         (meta["least"] is not None and value < meta["least"])
@@ -315,14 +315,17 @@ def _check(spec: dataclasses.Field[Any], value: Any) -> None:
         or (meta["choices"] is not None and value not in meta["choices"])
     )
     if bad:
-        raise InvalidSetting(f"{key_of(spec)} is {meta['kind'].format(value)!r}: expected {allowed(spec)}")
+        named = str(value) if given is None else given
+        raise InvalidSetting(f"{key} is {named!r}: expected {allowed(spec)}")
 
 
 def _parse(key: str, spec: dataclasses.Field[Any], text: str) -> Any:
     try:
-        return spec.metadata["kind"].parse(text)
+        value = spec.metadata["kind"].parse(text)
     except ValueError as error:
         raise InvalidSetting(f"{key} is {text!r}: {error}") from None
+    _check(key, spec, value, text)
+    return value
 
 
 def from_mapping(data: Mapping[str, object], source: str = "settings") -> Settings:
@@ -362,11 +365,12 @@ def load(path: str | os.PathLike[str]) -> Settings:
 def from_text(text: str, source: str = "settings") -> Settings:
     """Settings from such a file's text. Raises InvalidSetting that names `source`."""
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidSetting(f"{source}: not YAML: {error}") from None
-    if document is None:
-        document = {}
+        found = [document for document in strict_yaml.documents(text) if document is not None]
+    except ValueError as error:
+        raise InvalidSetting(f"{source}: {error}") from None
+    if len(found) > 1:
+        raise InvalidSetting(f"{source}: {len(found)} YAML documents: expected one")
+    document = found[0] if found else {}
     if isinstance(document, dict) and document.get("kind") == "ConfigMap":
         document = document.get("data") or {}
     if not isinstance(document, dict):

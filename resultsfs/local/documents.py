@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import yaml
-
+from resultsfs import strict_yaml
 from resultsfs.errors import InvalidDocument
 from resultsfs.local import checks, schema
 from resultsfs.local.checks import Where
@@ -33,38 +32,6 @@ _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _NAMESPACE = re.compile(_LABEL)
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as the API server reads it: no dates, no base 60, no key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} appears more than once", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if not pair[0].endswith((":timestamp", ":int", ":float"))]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$"),
-    list("-+0123456789"),
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$"
-    ),
-    list("-+0123456789."),
-)
 
 
 @dataclass(slots=True)
@@ -199,11 +166,10 @@ class _Document:
 def load(text: str | bytes, source: str = "the file") -> Documents:
     """Read all documents of a file, strictly. Raises InvalidDocument that names document, field and problem."""
     loaded = Documents(source=source)
-    # CSafeLoader would be faster, but it cannot be told to refuse a key that appears twice.
     try:
-        trees = list(yaml.load_all(text, Loader=_Loader))
-    except yaml.YAMLError as error:
-        raise InvalidDocument(f"{source}: not YAML: {error}") from None
+        trees = strict_yaml.documents(text)
+    except ValueError as error:
+        raise InvalidDocument(f"{source}: {error}") from None
     for number, tree in enumerate(trees, 1):
         if tree is not None and not _is_claim(tree):
             _add(loaded, _document(tree, f"{source}: document {number}"))

@@ -48,8 +48,10 @@ def test_yaml_scalars_are_taken() -> None:
     ("key", "value", "words"),
     [
         ("result-size-treshold", "1", ["unknown setting 'result-size-treshold'", "result-size-threshold"]),
-        ("result-size-threshold", "86", ["result-size-threshold", "'86 B'", "at least 87 B"]),
+        ("result-size-threshold", "86", ["result-size-threshold", "'86'", "at least 87 B"]),
         ("result-size-threshold", "big", ["result-size-threshold", "'big'", "90KiB"]),
+        ("store-part-size", "5242879", ["store-part-size is '5242879'", "at least 5 MiB"]),
+        ("store-part-size", "4.5MiB", ["store-part-size is '4.5MiB'", "at least 5 MiB"]),
         ("spill-delay", "5", ["spill-delay", "'5'", "500ms"]),
         ("store-concurrency", "x", ["store-concurrency", "'x'", "whole number"]),
         ("params-as-path", "yes", ["params-as-path", "'yes'", "true"]),
@@ -78,6 +80,26 @@ def test_a_config_map_and_its_data_are_both_files(tmp_path: Path) -> None:
     empty.write_text("")
     assert settings.load(data) == settings.load(manifest) == Settings(result_size_threshold=1024)
     assert settings.load(empty) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("spill-delay: 1s\nspill-delay: 2s\n", ["'spill-delay'", "more than once", "line 2"]),
+        ("data: {}\nkind: ConfigMap\ndata: {}\n", ["'data'", "more than once"]),
+        ("? [a]\n: b\n", ["a key is no text"]),
+        ("a: 1\n---\nb: 1\n", ["2 YAML documents"]),
+        ("[" * 5000, ["nested too deep"]),
+    ],
+)
+def test_files_that_could_be_read_in_two_ways_are_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    """A key that appears twice, and what else has no one meaning, is refused by name and place."""
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidSetting) as caught:
+        settings.load(path)
+    for word in ["twice.yaml", *words]:
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a\n", "just text"])
@@ -111,8 +133,15 @@ def test_the_administrators_settings_stay_his() -> None:
 
 def test_a_bad_annotation_is_named() -> None:
     """A bad value in an annotation is refused by the annotation's whole name."""
-    with pytest.raises(InvalidSetting, match=r"resultsfs\.dev/param-inline-limit is 'much'"):
-        Settings().narrowed({"resultsfs.dev/param-inline-limit": "much"})
+    for value in ("much", "2MiB"):
+        with pytest.raises(InvalidSetting, match=rf"resultsfs\.dev/param-inline-limit is '{value}'"):
+            Settings().narrowed({"resultsfs.dev/param-inline-limit": value})
+
+
+def test_a_value_in_code_is_named_to_the_byte() -> None:
+    """A value that came from no text is named exactly."""
+    with pytest.raises(InvalidSetting, match="store-part-size is '5242879'"):
+        Settings(store_part_size=(5 << 20) - 1)
 
 
 @given(
