@@ -27,6 +27,8 @@ from resultsfs.local.model import (
 from resultsfs.local.validate import check_pipeline, check_run_timeouts, check_task
 
 _T = TypeVar("_T")
+_Key = tuple[str, str]
+"""Namespace and name."""
 _VERSIONS = ("tekton.dev/v1", "tekton.dev/v1beta1")
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _NAMESPACE = re.compile(_LABEL)
@@ -36,37 +38,39 @@ _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 
 @dataclass(slots=True)
 class Documents:
-    """What a file holds, by kind and name."""
+    """What a file holds, by kind, namespace and name."""
 
-    tasks: dict[str, Task] = field(default_factory=dict)
-    pipelines: dict[str, Pipeline] = field(default_factory=dict)
-    runs: list[_Document] = field(default_factory=list)
+    tasks: dict[_Key, Task] = field(default_factory=dict)
+    pipelines: dict[_Key, Pipeline] = field(default_factory=dict)
+    runs: dict[_Key, _Document] = field(default_factory=dict)
     source: str = ""
 
     def select(self, name: str | None = None) -> Run:
         """What is to be run: the file's one run, else a run made for its one Pipeline, else for its one Task.
 
-        `name` chooses among several of the same kind. Raises InvalidDocument when the choice is not clear.
+        `name` chooses among several of the same kind; with NAMESPACE/ before it where that is not enough. A run that
+        is made is in the namespace of what it runs. Raises InvalidDocument when the choice is not clear.
         """
         if self.runs:
-            by_name = {document.name: document for document in self.runs}
-            return self._run(by_name[self._choose(list(by_name), "runs", name)])
+            return self._run(self.runs[self._choose(self.runs, "runs", name)])
         if self.pipelines:
-            pipeline = self.pipelines[self._choose(list(self.pipelines), "Pipelines", name)]
+            namespace, _ = key = self._choose(self.pipelines, "Pipelines", name)
+            pipeline = self.pipelines[key]
             return PipelineRun(
                 name=_generated(f"{pipeline.name}-run-"),
-                namespace="default",
+                namespace=namespace,
                 annotations={},
                 params=(),
                 pipeline=pipeline,
                 workspaces=_made_bindings(pipeline.workspaces),
-                tasks=self._tasks_of(pipeline),
+                tasks=self._tasks_of(pipeline, namespace),
                 tree={},
             )
-        task = self.tasks[self._choose(list(self.tasks), "Tasks", name)]
+        namespace, _ = key = self._choose(self.tasks, "Tasks", name)
+        task = self.tasks[key]
         return TaskRun(
             name=_generated(f"{task.name}-run-"),
-            namespace="default",
+            namespace=namespace,
             annotations={},
             params=(),
             task=task,
@@ -74,21 +78,20 @@ class Documents:
             workspaces=_made_bindings(task.spec.workspaces),
         )
 
-    def _choose(self, names: Sequence[str], what: str, name: str | None) -> str:
-        if name is not None:
-            if name not in names:
-                raise InvalidDocument(f"{self.source}: no {name!r} among its {what}: {', '.join(names) or 'none'}")
-            return name
-        if not names:
+    def _choose(self, keys: Collection[_Key], what: str, name: str | None) -> _Key:
+        if not keys:
             raise InvalidDocument(f"{self.source}: nothing to run: expected a Task, TaskRun, Pipeline or PipelineRun")
-        if len(names) > 1:
-            raise InvalidDocument(f"{self.source}: {len(names)} {what} ({', '.join(names)}): say which one to run")
-        return names[0]
+        found = [key for key in keys if name is None or name in (key[1], "/".join(key))]
+        if not found:
+            raise InvalidDocument(f"{self.source}: no {name!r} among its {what}: {_listed(keys)}")
+        if len(found) > 1:
+            raise InvalidDocument(f"{self.source}: {len(found)} {what} ({_listed(found)}): say which one to run")
+        return found[0]
 
     def _run(self, document: _Document) -> Run:
         spec, where = document.tree.get("spec") or {}, document.where.field("spec")
         if document.kind == "TaskRun":
-            task, embedded = self._task_of(spec, where)
+            task, embedded = self._task_of(document, spec, where)
             return TaskRun(
                 name=document.name,
                 namespace=document.namespace,
@@ -113,7 +116,7 @@ class Documents:
             params=params_of(spec.get("params")),
             pipeline=pipeline,
             workspaces=_bindings(spec),
-            tasks=self._tasks_of(pipeline),
+            tasks=self._tasks_of(pipeline, document.namespace),
             tree=spec,
             timeouts=timeouts,
             task_run_specs={
@@ -124,33 +127,48 @@ class Documents:
             },
         )
 
-    def _task_of(self, spec: Mapping[str, Any], where: Where) -> tuple[Task, bool]:
+    def _task_of(self, document: _Document, spec: Mapping[str, Any], where: Where) -> tuple[Task, bool]:
         if (spec.get("taskRef") is None) == (spec.get("taskSpec") is None):
             raise where.error("needs one of taskRef and taskSpec")
         if spec.get("taskSpec") is not None:
             return Task("", TaskSpec.of(spec["taskSpec"])), True
-        return self._found(self.tasks, spec["taskRef"]["name"], "Tasks", where.field("taskRef.name")), False
+        key = document.namespace, spec["taskRef"]["name"]
+        return self._found(self.tasks, key, "Tasks", where.field("taskRef.name")), False
 
     def _pipeline_of(self, document: _Document, spec: Mapping[str, Any], where: Where) -> Pipeline:
         if (spec.get("pipelineRef") is None) == (spec.get("pipelineSpec") is None):
             raise where.error("needs one of pipelineRef and pipelineSpec")
         if spec.get("pipelineSpec") is not None:
             return Pipeline.of(document.name, spec["pipelineSpec"], {})
-        return self._found(self.pipelines, spec["pipelineRef"]["name"], "Pipelines", where.field("pipelineRef.name"))
+        key = document.namespace, spec["pipelineRef"]["name"]
+        return self._found(self.pipelines, key, "Pipelines", where.field("pipelineRef.name"))
 
-    def _tasks_of(self, pipeline: Pipeline) -> Mapping[str, Task]:
-        """All Tasks of the file; a reference without variables must be among them."""
+    def _tasks_of(self, pipeline: Pipeline, namespace: str) -> Mapping[str, Task]:
+        """All Tasks of the file in a namespace; a reference without variables must be among them."""
         for task in pipeline.all_tasks:
             if task.task_ref is not None and "$(" not in task.task_ref:
                 where = Where(f'Pipeline "{pipeline.name}"', f'task "{task.name}": taskRef.name')
-                self._found(self.tasks, task.task_ref, "Tasks", where)
-        return self.tasks
+                self._found(self.tasks, (namespace, task.task_ref), "Tasks", where)
+        return {name: task for (its, name), task in self.tasks.items() if its == namespace}
 
     @staticmethod
-    def _found(objects: Mapping[str, _T], name: str, kind: str, where: Where) -> _T:
-        if name not in objects:
-            raise where.error(f"is {name!r}, which is not in the file; its {kind}: {', '.join(objects) or 'none'}")
-        return objects[name]
+    def _found(objects: Mapping[_Key, _T], key: _Key, kind: str, where: Where) -> _T:
+        if key in objects:
+            return objects[key]
+        namespace, name = key
+        elsewhere = [its for its, other in objects if other == name]
+        if elsewhere:
+            raise where.error(
+                f"is {name!r}, which the file has in the namespace {elsewhere[0]!r}, while this is in {namespace!r}: "
+                f"Tekton looks in no other; write metadata.namespace: {elsewhere[0]} here, or {namespace} there"
+            )
+        raise where.error(f"is {name!r}, which is not in the file; its {kind}: {_listed(objects)}")
+
+
+def _listed(keys: Collection[_Key]) -> str:
+    """Names, with their namespace where they are in several."""
+    several = len({namespace for namespace, _ in keys}) > 1
+    return ", ".join("/".join(key) if several else key[1] for key in keys) or "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,23 +236,18 @@ def _document(tree: Any, place: str) -> _Document:
 
 def _add(loaded: Documents, document: _Document) -> None:
     spec, where = document.tree["spec"], document.where.field("spec")
-    same: Collection[str]
-    if document.kind == "Task":
-        same = loaded.tasks
-    elif document.kind == "Pipeline":
-        same = loaded.pipelines
-    else:
-        same = [run.name for run in loaded.runs]
-    if document.name in same:
+    key = document.namespace, document.name
+    same: Mapping[str, Collection[_Key]] = {"Task": loaded.tasks, "Pipeline": loaded.pipelines}
+    if key in same.get(document.kind, loaded.runs):
         raise document.where.error("appears more than once in the file")
     if document.kind == "Task":
         task = Task(document.name, TaskSpec.of(spec), document.annotations)
         check_task(task.spec, where, propagated=None)
-        loaded.tasks[document.name] = task
+        loaded.tasks[key] = task
     elif document.kind == "Pipeline":
         pipeline = Pipeline.of(document.name, spec, document.annotations)
         check_pipeline(pipeline, where, run_params=())
-        loaded.pipelines[document.name] = pipeline
+        loaded.pipelines[key] = pipeline
     else:
         given = [name for name, _ in params_of(spec.get("params"))]
         check_run_timeouts(spec, where)
@@ -243,7 +256,7 @@ def _add(loaded: Documents, document: _Document) -> None:
         if spec.get("pipelineSpec") is not None:
             pipeline = Pipeline.of(document.name, spec["pipelineSpec"], {})
             check_pipeline(pipeline, where.field("pipelineSpec"), run_params=given)
-        loaded.runs.append(document)
+        loaded.runs[key] = document
 
 
 def _bindings(spec: Mapping[str, Any]) -> tuple[WorkspaceBinding, ...]:

@@ -150,7 +150,7 @@ def test_a_claim_in_the_file() -> None:
     """A PersistentVolumeClaim among the documents is no obstacle: what names it is a directory."""
     claim = "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c}, spec: {}}"
     loaded = load(f"{claim}\n---\n{task('{steps: [{script: x}]}')}")
-    assert (list(loaded.tasks), loaded.runs) == (["t"], [])
+    assert (list(loaded.tasks), loaded.runs) == ([("default", "t")], {})
 
 
 def test_several_candidates() -> None:
@@ -161,6 +161,51 @@ def test_several_candidates() -> None:
     assert load(text).select("other").name.startswith("other-run-")
     with pytest.raises(InvalidDocument, match="'third'"):
         load(text).select("third")
+
+
+def document(kind: str, name: str, namespace: str, spec: str) -> str:
+    """One document; without a namespace where it is empty."""
+    where = f", namespace: {namespace}" if namespace else ""
+    return f"---\n{{apiVersion: tekton.dev/v1, kind: {kind}, metadata: {{name: {name}{where}}}, spec: {spec}}}\n"
+
+
+def test_a_run_that_is_made_has_the_namespace_of_what_it_runs() -> None:
+    """A Task's or Pipeline's own namespace, which its Tasks must be in as well."""
+    one = document("Task", "t", "team", "{steps: [{script: x}]}")
+    both = one + document("Pipeline", "p", "team", "{tasks: [{name: a, taskRef: {name: t}}]}")
+    assert load(one).select().namespace == load(both).select().namespace == "team"
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "namespaces"),
+    [
+        ("TaskRun", "{taskRef: {name: t}}", ("", "team")),
+        ("PipelineRun", "{pipelineRef: {name: p}}", ("other", "team")),
+        ("PipelineRun", "{pipelineSpec: {tasks: [{name: a, taskRef: {name: t}}]}}", ("team", "")),
+        ("Pipeline", "{tasks: [{name: a, taskRef: {name: t}}]}", ("team", "other")),
+    ],
+)
+def test_references_do_not_leave_their_namespace(kind: str, spec: str, namespaces: tuple[str, str]) -> None:
+    """What is named must be in the namespace of what names it, as in Tekton; the error says which two they are."""
+    own, others = namespaces
+    text = document(kind, "x", own, spec) + document("Task", "t", others, "{steps: [{script: x}]}")
+    if "pipelineRef" in spec:
+        text += document("Pipeline", "p", others, "{tasks: [{name: a, taskRef: {name: t}}]}")
+    with pytest.raises(InvalidDocument) as caught:
+        load(text).select()
+    for word in ("Ref.name", repr(own or "default"), repr(others or "default"), "metadata.namespace"):
+        assert word in str(caught.value)
+
+
+def test_one_name_in_two_namespaces() -> None:
+    """Each is found where it is named, and told apart by its namespace where it is to be run."""
+    tasks = "".join(document("Task", "t", name, f"{{steps: [{{script: {name}}}]}}") for name in ("a", "b"))
+    run = load(tasks + document("TaskRun", "x", "b", "{taskRef: {name: t}}")).select()
+    assert isinstance(run, TaskRun) and run.task.spec.tree["steps"] == [{"script": "b"}]
+    for name in (None, "t"):
+        with pytest.raises(InvalidDocument, match=r"2 Tasks \(a/t, b/t\)"):
+            load(tasks).select(name)
+    assert load(tasks).select("b/t").namespace == "b"
 
 
 def test_nothing_to_run() -> None:
