@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from csi.holder import Holder
+from tests.cluster import artefacts
 from tests.cluster.images import recipes
 from tests.cluster.kube import DEPLOYMENT, NAMESPACE, NODE, PIPELINERUN, POD, Kind, Kube, Manifest, condition_is
 from tests.cluster.machine.lifecycle import Cluster
@@ -243,7 +244,8 @@ def installed(cluster: Cluster, kube: Kube) -> Iterator[Installation]:
     """Installed, and taken away again with all that it left."""
     found = Installation(cluster, kube)
     try:
-        found.install()
+        with artefacts.kept(kube, SYSTEM):
+            found.install()
         yield found
     finally:
         found.remove()

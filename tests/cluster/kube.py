@@ -164,10 +164,10 @@ class Kube:
             finally:
                 watcher.stop()
 
-    def logs(self, pod: str, namespace: str, container: str) -> str:
-        """What a container printed."""
+    def logs(self, pod: str, namespace: str, container: str, *, previous: bool = False) -> str:
+        """What a container printed; `previous`: before it was restarted."""
         printed = client.CoreV1Api(self._client).read_namespaced_pod_log(
-            pod, namespace, container=container, _preload_content=False
+            pod, namespace, container=container, previous=previous, _preload_content=False
         )
         data: bytes = printed.data
         return data.decode(errors="replace")

@@ -1,20 +1,16 @@
-"""A test's own namespace: runs started in it, and what is left of them when the test fails."""
+"""A test's own namespace, and the runs that are started in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Self
 
-import yaml
-from kubernetes.dynamic.exceptions import ApiException
-
+from tests.cluster import artefacts
 from tests.cluster.images import recipes
 from tests.cluster.kube import (
     DEADLINE,
     EVENT,
     NAMESPACE,
-    PIPELINERUN,
     POD,
     SERVICE_ACCOUNT,
     TASKRUN,
@@ -40,12 +36,14 @@ class Room:
 
     def __enter__(self) -> Self:
         self._remove()  # what a session left that was killed
-        metadata = {"name": self.name, "labels": self._labels}
+        metadata = {"name": self.name, "labels": {artefacts.ROOM: "true", **self._labels}}
         self.kube.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}])
         self.kube.wait(SERVICE_ACCOUNT, "default", lambda _: True, self.name, what="to be there")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
+        if failure is not None:
+            artefacts.of_a_namespace(self.kube, self.name)
         self._remove()
 
     def _remove(self) -> None:
@@ -95,26 +93,6 @@ class Room:
         """The CSI drivers of a pod's inline volumes."""
         volumes = self.kube.get(POD, pod, self.name)["spec"]["volumes"]
         return [volume["csi"]["driver"] for volume in volumes if "csi" in volume]
-
-    def collect(self, folder: Path) -> None:
-        """Write the runs, pods, Events and all containers' logs of this namespace into a folder, for whoever reads on."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for kind in (PIPELINERUN, TASKRUN, POD, EVENT):
-            found = self.kube.list(kind, self.name)
-            (folder / f"{kind.kind.lower()}s.yaml").write_text(yaml.safe_dump_all(found))
-            if kind == POD:
-                for pod in found:
-                    self._collect_logs(pod, folder)
-
-    def _collect_logs(self, pod: Manifest, folder: Path) -> None:
-        name = pod["metadata"]["name"]
-        containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-        for container in containers:
-            try:
-                text = self.kube.logs(name, self.name, container["name"])
-            except ApiException as error:
-                text = f"no log: {error.body!r}\n"
-            (folder / f"{name}.{container['name']}.log").write_text(text)
 
 
 def succeeded(run: Manifest) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from kubernetes.dynamic.exceptions import NotFoundError
 
+from tests.cluster import artefacts
 from tests.cluster.installation import STATE, SYSTEM, Installation
 from tests.cluster.kube import NAMESPACE, Kube
 from tests.cluster.machine.lifecycle import Cluster
@@ -116,7 +117,8 @@ def installed(places: Places, kube: Kube, home: Path, kind: type[ByReadme] = ByR
         with serving(home, cluster.network().host) as store:
             found = kind(cluster, kube, store)
             try:
-                found.install()
+                with artefacts.kept(kube, SYSTEM):
+                    found.install()
                 yield found
             finally:
                 found.remove()
