@@ -1,4 +1,4 @@
-"""One result in a collection, from the snapshot of its file to its publication."""
+"""One file in a collection, from its snapshot to its publication: a result, or several that lead to it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from resultsfs.uploads import FileSource, Upload
 
 @dataclass
 class Collected:
-    """What a collector finds at one result's name.
+    """What a collector finds at one result's name, or at several that lead to one file.
 
-    `content` is the snapshot where it is small enough to be held, `digest` its SHA-256 (hex) as soon as it is
+    The first of its `names` stands for all. `inode` is the file's number. `content` is the snapshot where it is small enough to be held, `digest` its SHA-256 (hex) as soon as it is
     known, `uploads` what is being stored by element (-1: the whole content). `publication` is None while the
     collector has to wait; `staged` is what it is about to become. `source` is None where the content is held and another
-    server took the snapshot. `cut`: what is published is not the whole content, and Tekton will refuse it.
+    server took the snapshot. `cut`: what is published is not the whole content, and Tekton will refuse it. `delivered`: a
+    collector has read it to its end.
     """
 
-    name: str
-    path: str
+    names: tuple[str, ...]
+    inode: int
     source: FileSource | None
     size: int
     content: bytes | None
@@ -35,7 +36,20 @@ class Collected:
     publication: bytes | None = None
     staged: bytes | None = None
     cut: bool = False
+    delivered: bool = False
     _closed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The first of its names."""
+        return self.names[0]
+
+    @property
+    def label(self) -> str:
+        """Its names, for a sentence that begins with them."""
+        if len(self.names) == 1:
+            return f"result {self.name!r}"
+        return f"results {' and '.join(map(repr, self.names))}, which are one file,"
 
     @property
     def pending(self) -> bool:
@@ -83,11 +97,11 @@ class Collected:
             return publication.whole_array(run, references[-1].sha256)
         return str(references[-1]).encode()
 
-    def entry(self) -> ManifestEntry:
-        """Its line in the manifest."""
+    def entries(self) -> list[ManifestEntry]:
+        """Its lines in the manifest, one for each name."""
         assert self.digest is not None
-        spilled = self.decision.form is not Form.INLINE
-        return ManifestEntry(self.name, self.size, self.digest, self.candidate.type, spilled, time.time())
+        spilled, now = self.decision.form is not Form.INLINE, time.time()
+        return [ManifestEntry(name, self.size, self.digest, self.candidate.type, spilled, now) for name in self.names]
 
     def let_go(self) -> None:
         """Give back the file, and content that may have up to skeleton-size-limit."""

@@ -9,11 +9,11 @@ import json
 import logging
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resultsfs.collected import Collected
 from resultsfs.collector import Collector
@@ -24,13 +24,22 @@ from resultsfs.uploads import FileSource
 log = logging.getLogger(__name__)
 
 
+class FoundAt(NamedTuple):
+    """Where a collector found a result: the path that its name leads to, links followed, and the file's inode number."""
+
+    path: str
+    inode: int
+    name: str
+
+
 @dataclass(slots=True)
 class Frozen:
-    """One collection as it was kept: since when it waits (monotonic seconds), and whether one of its publications is
-    still to be lengthened."""
+    """One collection as it was kept: since when it waits (monotonic seconds), whether one of its publications is still to
+    be lengthened, and at which path and inode number each result's file was found."""
 
     begun: float
     overfull: bool
+    files: list[FoundAt]
     items: list[Collected]
 
 
@@ -38,11 +47,16 @@ def _path(session: Path, collector: Collector) -> Path:
     return session / "collections" / f"{collector.pid}-{collector.started}.json"
 
 
-def save(session: Path, collector: Collector, begun: float, overfull: bool, items: Iterable[Collected]) -> None:
+def save(session: Path, collector: Collector, kept: Frozen) -> None:
     """Keep a collection. Where the disk has no room the collector is served all the same, and that is logged."""
     path = _path(session, collector)
     partial = path.with_name(path.name + ".partial")
-    state = {"begun": begun, "overfull": overfull, "items": [_freeze(item) for item in items]}
+    state = {
+        "begun": kept.begun,
+        "overfull": kept.overfull,
+        "files": kept.files,
+        "items": [_freeze(item) for item in kept.items],
+    }
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         partial.write_text(json.dumps(state), encoding="utf-8")
@@ -62,7 +76,10 @@ def load(session: Path, collector: Collector, reopen: Callable[[str, int], FileS
     except FileNotFoundError:
         return None
     thawed = (_thaw(values, reopen) for values in state["items"])
-    return Frozen(state["begun"], state["overfull"], [item for item in thawed if item is not None])
+    # a server before this one kept a path with each result that was new
+    files = state.get("files") or [(values["path"], 0, values["name"]) for values in state["items"] if "path" in values]
+    found = [FoundAt(*file) for file in files]
+    return Frozen(state["begun"], state["overfull"], found, [item for item in thawed if item is not None])
 
 
 def collectors(session: Path) -> list[Collector]:
@@ -119,8 +136,7 @@ def _bytes(text: str | None) -> bytes | None:
 def _freeze(item: Collected) -> dict[str, Any]:
     shown = item.shown
     return {
-        "name": item.name,
-        "path": item.path,
+        "names": item.names,
         "size": item.size,
         "digest": item.digest,
         "type": item.candidate.type,
@@ -130,29 +146,30 @@ def _freeze(item: Collected) -> dict[str, Any]:
         "cut": item.cut,
         "publication": _text(shown),
         "content": _text(item.content) if shown is None else None,
-        "inode": item.source.inode if shown is None and item.source is not None else 0,
+        "inode": item.inode,
     }
 
 
 def _thaw(values: dict[str, Any], reopen: Callable[[str, int], FileSource]) -> Collected | None:
     publication, content = _bytes(values["publication"]), _bytes(values["content"])
+    name, *also = values.get("names") or [values["name"]]  # the latter by a server before this one
     source = None
     if publication is None and content is None:
         try:
-            source = reopen(values["name"], values["inode"])
+            source = reopen(name, values["inode"])
         except OSError as error:
-            log.info("result %s is gone before it was stored: %s", values["name"], error.strerror)
+            log.info("result %s is gone before it was stored: %s", name, error.strerror)
             return None
     kind, form = ResultType(values["type"]), Form(values["form"])
     elements = Elements.parse(content, kind) if content is not None and form is Form.SKELETON else None
     return Collected(
-        values["name"],
-        values["path"],
+        (name, *also),
+        values["inode"],
         source,
         values["size"],
         content,
         values["digest"],
-        Candidate(values["name"], values["size"], values["cost"], type=kind, elements=elements),
+        Candidate(name, values["size"], values["cost"], type=kind, elements=elements, also=tuple(also)),
         Decision(form, frozenset(values["spilled"])),
         publication=publication,
         cut=values["cut"],

@@ -83,12 +83,12 @@ class Elements:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One result that a collector may read.
+    """One result that a collector may read, or several that are one file: `also` are their other names.
 
     `size` in bytes; `cost` the JSON cost of the content, exact where it could fit a message and otherwise any
     number that cannot. `elements` are those of an array or object; None for a string, for content too large
-    to be parsed, and for `malformed` content, which Tekton would refuse and which is therefore never spilled.
-    `chains`: Tekton Chains reads this name.
+    to be parsed, and for `malformed` content, which Tekton would refuse under one of the names at least and which is
+    therefore never spilled. `chains`: Tekton Chains reads one of the names.
     """
 
     name: str
@@ -99,6 +99,12 @@ class Candidate:
     malformed: bool = False
     keep: Keep | None = None
     chains: bool = False
+    also: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All its names, under each of which the same is published."""
+        return (self.name, *self.also)
 
     @property
     def may_collapse(self) -> bool:
@@ -145,7 +151,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The decisions by name, and the results whose publications break the limit all the same.
+    """The decisions by (first) name, and the results whose publications break the limit all the same.
 
     `over_total`: the whole message does; Tekton's own check or, for a pod of many containers, only the
     kubelet's cut would stop it.
@@ -194,7 +200,7 @@ class _Item:
     def saving(self) -> int:
         """What the best spill that is left saves in the message."""
         moves = self.moves()
-        return moves[-1][0] if moves else 0
+        return moves[-1][0] * len(self.candidate.names) if moves else 0
 
     def spill(self) -> None:
         """Carry out the best spill that is left."""
@@ -212,7 +218,7 @@ class _Item:
         """What standing in as a whole-array reference saves, 0 where that is not allowed."""
         if self.form is Form.WHOLE_ARRAY or not self.candidate.may_collapse:
             return 0
-        return max(0, self.cost - WHOLE_ARRAY_COST)
+        return max(0, self.cost - WHOLE_ARRAY_COST) * len(self.candidate.names)
 
     def collapse(self) -> None:
         self.form, self.spilled, self.cost = Form.WHOLE_ARRAY, set(), WHOLE_ARRAY_COST
@@ -235,7 +241,8 @@ def plan(candidates: Iterable[Candidate], limits: Limits) -> Plan:
                 item.collapse()
     if limits.line is not None:
         for item in items:
-            _reduce([item], limits.line, _line(item))
+            names = len(item.candidate.names)
+            _reduce([item], limits.line * names, _line(item) * names)
         too_large = {item.candidate.name for item in items if _line(item) > limits.line}
         return Plan(_decisions(items), frozenset(too_large))
     assert limits.total is not None
@@ -246,11 +253,12 @@ def plan(candidates: Iterable[Candidate], limits: Limits) -> Plan:
 
 
 def _total(items: Sequence[_Item]) -> int:
-    return sum(message.entry_cost(item.candidate.name, item.cost) for item in items)
+    return sum(message.entry_cost(name, item.cost) for item in items for name in item.candidate.names)
 
 
 def _line(item: _Item) -> int:
-    return message.sidecar_line_cost(item.candidate.name, item.cost)
+    """The longest of its lines: each name has one."""
+    return max(message.sidecar_line_cost(name, item.cost) for name in item.candidate.names)
 
 
 def _reduce(items: Sequence[_Item], bound: int, cost: int) -> None:
@@ -264,7 +272,7 @@ def _reduce(items: Sequence[_Item], bound: int, cost: int) -> None:
                     break
                 before = best.cost
                 spill(best)
-                cost += best.cost - before
+                cost += (best.cost - before) * len(best.candidate.names)
 
 
 def _decisions(items: Iterable[_Item]) -> dict[str, Decision]:

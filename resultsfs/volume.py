@@ -318,8 +318,20 @@ class Volume:
     def open_result(self, name: str) -> int:
         """A read-only descriptor of a result's file. Raises OSError as `resolve_result`; EPERM, EISDIR for
         what is no regular file."""
-        with paths.parent_of(self.spool.files, self.resolve_result(name)) as (directory, last):
+        return self.open_path(self.resolve_result(name))
+
+    def open_path(self, path: str) -> int:
+        """A read-only descriptor of the file at a path within the volume. Raises OSError as `open_result`."""
+        with paths.parent_of(self.spool.files, path) as (directory, last):
             return paths.open_regular(directory, last, os.O_RDONLY)
+
+    def inode_at(self, path: str) -> int | None:
+        """The inode number of what is at a path within the volume; None where nothing is."""
+        try:
+            with paths.parent_of(self.spool.files, path) as (directory, last):
+                return os.stat(last, dir_fd=directory, follow_symlinks=False).st_ino
+        except OSError:
+            return None
 
     # -- events, ends -------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 The kernel caches by node. So a collector that looks a result up is told another node than everybody else, and
 neither its short size nor its content ever mixes with the file's own. Names of results are told without a time
-for which they hold, so the kernel asks at each walk. A collector that reaches the file by another name (through
-a link) opens the common node, and reads past the cache.
+for which they hold, so the kernel asks at each walk. A collector that reaches the file by another name than a result's
+(through a link) opens the common node, and reads past the cache.
 """
 
 from __future__ import annotations

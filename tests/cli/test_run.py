@@ -210,3 +210,32 @@ def test_an_interrupted_run_leaves_nothing(home: Home, number: signal.Signals) -
     assert b'"reason": "TaskRunCancelled"' in out
     assert not [mount for mount in mountinfo.mounts() if mount.mountpoint.startswith(str(home.path))]
     assert not running(marker)
+
+
+@pytest.mark.parametrize("transport", ["native", "fusepy"])
+def test_when_sees_the_content_of_a_linked_result(home: Home, transport: str) -> None:
+    """A result that is a link to another one is what `when` compares, although the other may be spilled."""
+    content = "7" * 300
+    pipeline = f"""
+apiVersion: tekton.dev/v1
+kind: Pipeline
+metadata: {{name: linked}}
+spec:
+  tasks:
+    - name: make
+      taskSpec:
+        results: [{{name: x}}, {{name: y}}]
+        steps: [{{name: only, script: "cd /tekton/results && printf {content} > y && ln -s y x"}}]
+    - name: chosen
+      when: [{{input: $(tasks.make.results.x), operator: in, values: ["{content}"]}}]
+      taskSpec:
+        steps: [{{name: only, script: "true"}}]
+"""
+    low = home.file("low.yaml", "result-size-threshold: 90\n")
+    file = home.file("p.yaml", pipeline)
+    done = home.run(
+        "run", file, "--settings", low, "--store", f"file://{home.store}", "--output", "json", "--transport", transport
+    )
+    assert done.code == 0, done.err
+    assert done.tree["skipped"] == []
+    assert {result["value"] for run in done.tree["taskRuns"] for result in run["results"]} == {content}

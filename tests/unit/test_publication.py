@@ -63,7 +63,8 @@ def published(content: bytes, found: Candidate, decision: Decision) -> bytes:
 
 @st.composite
 def result_sets(draw: st.DrawFn) -> list[tuple[Candidate, bytes]]:
-    """Results with names of Tekton's form, contents of all kinds, some kept inline, some read by Chains."""
+    """Results with names of Tekton's form, contents of all kinds, some kept inline, some read by Chains, some with
+    a second name."""
     names = draw(
         st.lists(st.from_regex(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,30}[A-Za-z0-9]", fullmatch=True), unique=True, max_size=14)
     )
@@ -71,13 +72,20 @@ def result_sets(draw: st.DrawFn) -> list[tuple[Candidate, bytes]]:
     made = []
     for name in names:
         content = draw(st.one_of(contents(), structures()))
-        made.append((candidate(name, content, keep=draw(keeps), chains=draw(st.integers(0, 9)) == 0), content))
+        also = (f"{name}.second",) if draw(st.integers(0, 4)) == 0 else ()
+        made.append(
+            (candidate(name, content, keep=draw(keeps), chains=draw(st.integers(0, 9)) == 0, also=also), content)
+        )
     return made
 
 
 def message_of(results: list[tuple[Candidate, bytes]], decided: Plan) -> bytes:
     """The real message, with the exit code that a failing step adds."""
-    values = [(found.name, published(content, found, decided.decisions[found.name])) for found, content in results]
+    values = [
+        (name, published(content, found, decided.decisions[found.name]))
+        for found, content in results
+        for name in found.names
+    ]
     return message.encode(values, exit_code=1)
 
 
@@ -151,7 +159,7 @@ def test_sidecar_lines_fit_or_are_named(results: list[tuple[Candidate, bytes]], 
     decided = plan([found for found, _ in results], Limits.sidecar_logs(4096, most))
     for found, content in results:
         value = message.json_cost(published(content, found, decided.decisions[found.name]))
-        fits = message.sidecar_line_cost(found.name, value) <= most
+        fits = all(message.sidecar_line_cost(name, value) <= most for name in found.names)
         assert fits or found.name in decided.too_large
 
 
