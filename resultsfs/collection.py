@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from resultsfs import frozen, manifest, message, publication, snapshot, weighing
+from resultsfs import explaining, frozen, manifest, message, publication, snapshot, weighing
 from resultsfs.collected import Collected
 from resultsfs.collector import Collector
 from resultsfs.frozen import Frozen
@@ -136,7 +136,7 @@ class Collection:
         plan = weighing.learn_types(self._volume, self._items, plan)
         for item in self._items:
             item.decision = plan.decisions[item.name]
-        weighing.explain(self._volume, self._items, plan)
+        explaining.explain(self._volume, self._items, plan)
         for item in self._items:
             if item.decision.form is Form.INLINE:
                 self._serve_inline(item, limits.inline)

@@ -151,13 +151,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The decisions by (first) name, and the results whose publications break the limit all the same.
+    """The decisions by (first) name, and the results whose publications break the limit all the same, each by itself.
 
     `over_total`: the whole message does; Tekton's own check or, for a pod of many containers, only the
-    kubelet's cut would stop it.
+    kubelet's cut would stop it. `costs`: bytes that each takes of the limit, with all its names.
     """
 
     decisions: dict[str, Decision]
+    costs: dict[str, int]
     too_large: frozenset[str] = frozenset()
     over_total: bool = False
 
@@ -243,13 +244,16 @@ def plan(candidates: Iterable[Candidate], limits: Limits) -> Plan:
         for item in items:
             names = len(item.candidate.names)
             _reduce([item], limits.line * names, _line(item) * names)
-        too_large = {item.candidate.name for item in items if _line(item) > limits.line}
-        return Plan(_decisions(items), frozenset(too_large))
+        return _plan(items, {item.candidate.name: _line(item) for item in items}, limits.line)
     assert limits.total is not None
     _reduce(items, limits.total, _total(items))
     over = bool(items) and _total(items) > limits.total
-    blamed = {item.candidate.name for item in items if item.form is Form.INLINE and item.cost > REFERENCE_COST}
-    return Plan(_decisions(items), frozenset(blamed if over else ()), over)
+    return _plan(items, {item.candidate.name: _total([item]) for item in items}, limits.total, over)
+
+
+def _plan(items: Sequence[_Item], costs: dict[str, int], bound: int, over: bool = False) -> Plan:
+    too_large = frozenset(name for name, cost in costs.items() if cost > bound)
+    return Plan({item.candidate.name: item.decision for item in items}, costs, too_large, over)
 
 
 def _total(items: Sequence[_Item]) -> int:
@@ -273,10 +277,6 @@ def _reduce(items: Sequence[_Item], bound: int, cost: int) -> None:
                 before = best.cost
                 spill(best)
                 cost += (best.cost - before) * len(best.candidate.names)
-
-
-def _decisions(items: Iterable[_Item]) -> dict[str, Decision]:
-    return {item.candidate.name: item.decision for item in items}
 
 
 def whole_array(run: UUID, sha256: str) -> bytes:

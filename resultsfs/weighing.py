@@ -1,4 +1,4 @@
-"""Weighing a collection: what its files cost, of which types they are, which are spilled, and the Events that say why."""
+"""Weighing a collection: what its files cost, of which types they are, and which are spilled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from resultsfs import message, publication
 from resultsfs.collected import Collected
 from resultsfs.publication import Elements, Form, Plan
-from resultsfs.record import Keep, Mode, ResultType
+from resultsfs.record import Keep, ResultType
 from resultsfs.units import format_size
 
 if TYPE_CHECKING:
@@ -98,24 +98,3 @@ def _tell_apart(volume: Volume, item: Collected, types: dict[str, ResultType]) -
         "declare one type, or write a file for each",
     )
     return True
-
-
-def explain(volume: Volume, items: Sequence[Collected], found: Plan) -> None:
-    """Report what does not fit, and what Chains will miss."""
-    bound = "max-result-size" if volume.record.mode is Mode.SIDECAR_LOGS else "the termination message"
-    for item in items:
-        if item.name in found.too_large:
-            why = "it is used where nothing can resolve a reference" if item.candidate.keep else "it cannot be spilled"
-            volume.report(
-                "ResultTooLarge",
-                item.name,
-                f"{item.label} ({format_size(item.size)}) does not fit {bound} of a pod with {volume.containers} "
-                f"containers, and stays inline because {why}",
-            )
-        if item.decision.form is not Form.INLINE and item.candidate.chains:
-            volume.report(
-                "ChainsResultSpilled",
-                item.name,
-                f"{item.label} ({format_size(item.size)}) is one that Tekton Chains reads, and was spilled because the "
-                f"results together do not fit {bound}",
-            )

@@ -185,6 +185,40 @@ def test_too_many_references_fail_visibly(bench: MakeBench) -> None:
         volume.write(name, name.encode() * 3000)
     read = volume.collect()
     assert len(message.encode(read.items())) > message.LIMIT
+    assert volume.reasons() == ["ResultsTooLarge"]
+    assert (
+        "40 results of one step do not fit the termination message of a pod with 12 containers"
+        in volume.host.events[0].message
+    )
+
+
+@pytest.mark.parametrize("size", [60, 900])
+def test_too_many_small_results_fail_with_an_event(bench: MakeBench, size: int) -> None:
+    """120 results of one step do not fit one message, neither inline nor as references: an Event says how many bytes
+    they need, how many there are, and which are the largest."""
+    names = tuple(f"r{at}" for at in range(120))
+    volume = bench(names)
+    for at, name in enumerate(names):
+        volume.write(name, f"{at:03}".encode() * (size // 3) + b"x" * 5 * (at == 7))
+    read = volume.collect()
+    assert len(message.encode(read.items())) > message.LIMIT
+    (event,) = volume.host.events
+    assert event.reason == "ResultsTooLarge"
+    assert f"{len(message.encode(read.items())) - message.FIXED_COST} bytes of 3991" in event.message
+    assert "120 results" in event.message
+    assert ("the largest are 'r7' with 98, " in event.message) == (size < 87)
+
+
+def test_kept_results_that_do_not_fit_together_are_named(bench: MakeBench) -> None:
+    """Each alone would fit, both together do not: the Event names them, and the message fails Tekton's check."""
+    volume = bench(kept={"a": Keep.INLINE, "b": Keep.INLINE})
+    volume.write("a", b"x" * 2100)
+    volume.write("b", b"y" * 2500)
+    read = volume.collect()
+    assert len(message.encode(read.items())) > message.LIMIT
+    (event,) = volume.host.events
+    assert event.reason == "ResultsTooLarge"
+    assert "'b' with 2532, 'a' with 2132 bytes" in event.message
 
 
 def test_chains_names_are_spared_and_spilled_last(bench: MakeBench) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from resultsfs import message
-from resultsfs.record import Keep, ResultType
+from resultsfs.record import Keep, Mode, ResultType
 from resultsfs.reference import WHOLE_ARRAY, Reference
 from tests.support.waiting import DEADLINE
 
@@ -92,13 +92,15 @@ def test_wide_array_becomes_a_whole_array_reference(bench: MakeBench) -> None:
     assert volume.content(read[0].removesuffix(WHOLE_ARRAY)) == content
 
 
-def test_matrix_array_never_becomes_a_whole_array_reference(bench: MakeBench) -> None:
+@pytest.mark.parametrize("size", [60, 100, 300])
+def test_matrix_array_never_becomes_a_whole_array_reference(bench: MakeBench, size: int) -> None:
     """Used in a matrix, a wide array fails visibly rather than become one element."""
     volume = bench(types={"a": ResultType.ARRAY}, kept={"a": Keep.SKELETON})
-    volume.write("a", json.dumps(["x" * 60] * 500).encode())
+    volume.write("a", json.dumps(["x" * size] * 500).encode())
     read = volume.collect()
     assert len(message.encode(read.items())) > message.LIMIT
     assert volume.reasons() == ["ResultTooLarge"]
+    assert "needs its 500 elements" in volume.host.events[0].message
 
 
 def test_wide_object_fails_by_tekton_s_limit(bench: MakeBench) -> None:
@@ -107,6 +109,20 @@ def test_wide_object_fails_by_tekton_s_limit(bench: MakeBench) -> None:
     volume.write("a", json.dumps({f"key-{at}": "v" for at in range(2000)}).encode())
     assert len(volume.collect()["a"]) == message.LIMIT + 1
     assert volume.reasons() == ["ResultTooLarge"]
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_wide_object_of_references_fails_by_tekton_s_limit(bench: MakeBench, mode: Mode) -> None:
+    """So does one whose values are all spilled, and whose keys with the references do not fit."""
+    volume = bench(types={"a": ResultType.OBJECT}, mode=mode)
+    volume.write("a", json.dumps({f"key-{at}": "v" * (200 + at) for at in range(60)}).encode())
+    read = volume.collect()
+    assert len(message.encode(read.items())) > message.LIMIT
+    assert volume.reasons() == ["ResultTooLarge"]
+    event = volume.host.events[0]
+    assert event.result == "a"
+    assert "an object keeps its 60 keys" in event.message
+    assert "inline" not in event.message
 
 
 @pytest.mark.parametrize("content", [b'[1, 2, "' + b"x" * 9000 + b'"]', b'["' + b"x" * 9000])

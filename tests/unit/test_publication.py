@@ -98,6 +98,7 @@ def test_real_message_fits_whenever_the_plan_says_so(
     limits = Limits.termination_message(threshold, containers, reserve)
     decided = plan([found for found, _ in results], limits)
     size = len(message_of(results, decided)) + reserve
+    assert size <= sum(decided.costs.values()) + message.FIXED_COST + message.EXIT_CODE_COST + reserve
     if results and not decided.over_total:
         assert size <= min(message.LIMIT, message.kubelet_limit(containers))
 
