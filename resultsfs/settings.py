@@ -14,23 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from resultsfs import strict_yaml
+from resultsfs import annotations as known
+from resultsfs import chains, strict_yaml
 from resultsfs.errors import InvalidSetting
 from resultsfs.reference import LENGTH as REFERENCE_LENGTH
 from resultsfs.setting_kinds import COUNT, DURATION, FLAG, NAMES, PERCENT, SIZE, TEXT, setting
-
-ANNOTATION_PREFIX = "resultsfs.dev/"
-
-CHAINS_NAMES = (
-    "*IMAGE_URL",
-    "*IMAGE_DIGEST",
-    "IMAGES",
-    "*ARTIFACT_URI",
-    "*ARTIFACT_DIGEST",
-    "*ARTIFACT_INPUTS",
-    "*ARTIFACT_OUTPUTS",
-)
-"""The result names that Tekton Chains reads from status.results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +94,7 @@ class Settings:
     )
     chains_results: tuple[str, ...] = setting(
         NAMES,
-        CHAINS_NAMES,
+        chains.NAMES,
         "Names of results (with `*`) that Tekton Chains reads from status: never spilled by the threshold, and by the "
         "message's budget last.",
     )
@@ -269,16 +257,19 @@ class Settings:
     def narrowed(self, annotations: Mapping[str, str]) -> Settings:
         """These settings with the annotations `resultsfs.dev/<setting>` of a namespace or run applied.
 
-        Annotations of other owners and those under our prefix that are no settings are left alone. Raises
-        InvalidSetting for a bad value, and for a setting that only the administrator may set.
+        Annotations of other owners are left alone. Raises InvalidSetting for a bad value, for a setting that only
+        the administrator may set, and for one of ours that means nothing.
         """
         changes: dict[str, Any] = {}
         for annotation, text in annotations.items():
-            if not annotation.startswith(ANNOTATION_PREFIX):
+            ours = annotation.startswith(known.PREFIX)
+            if not ours or annotation in (*known.BY_PEOPLE, *known.BY_ADMISSION):
                 continue
-            spec = _FIELDS.get(annotation.removeprefix(ANNOTATION_PREFIX))
+            spec = _FIELDS.get(annotation.removeprefix(known.PREFIX))
             if spec is None:
-                continue
+                raise InvalidSetting(
+                    f"annotation {annotation} ({text!r}) is unknown; known are {', '.join(_known_annotations())}"
+                )
             if not spec.metadata["narrowable"]:
                 raise InvalidSetting(f"annotation {annotation} is not allowed: only the administrator may set it")
             changes[spec.name] = _parse(annotation, spec, text)
@@ -291,6 +282,11 @@ def key_of(spec: dataclasses.Field[Any]) -> str:
 
 
 _FIELDS: dict[str, dataclasses.Field[Any]] = {key_of(spec): spec for spec in dataclasses.fields(Settings)}
+
+
+def _known_annotations() -> list[str]:
+    narrowable = (known.PREFIX + key for key, spec in _FIELDS.items() if spec.metadata["narrowable"])
+    return sorted((*known.BY_PEOPLE, *narrowable))
 
 
 def allowed(spec: dataclasses.Field[Any]) -> str:

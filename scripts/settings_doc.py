@@ -6,7 +6,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from resultsfs.settings import ANNOTATION_PREFIX, Settings, allowed, key_of
+from resultsfs.annotations import PREFIX
+from resultsfs.settings import Settings, allowed, key_of
 
 PATH = Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """\
@@ -36,7 +37,7 @@ def text() -> str:
             kind.unit,
             f"`{default}`" if default else "empty",
             allowed(spec) or "any",
-            f"`{ANNOTATION_PREFIX}{key}`" if spec.metadata["narrowable"] else "",
+            f"`{PREFIX}{key}`" if spec.metadata["narrowable"] else "",
             spec.metadata["doc"],
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from controller.admission.names import INJECT
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
 from controller.kube.resources import NAMESPACES, TASKS, Tree, annotations_of, task_name
+from resultsfs.annotations import INJECT
 from resultsfs.errors import InvalidSetting
 from resultsfs.settings import Settings
 

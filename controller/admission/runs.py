@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.admission.content import TimedContent
-from controller.admission.names import PIPELINE_TASK, REFERENCES, RESOLVED
+from controller.admission.names import PIPELINE_TASK
 from controller.admission.patch import annotate, replace
 from controller.admission.policy import Policies
 from controller.admission.review import ADMITTED, Answer, Request, invalid, unavailable
 from controller.kube.errors import ApiError
 from controller.kube.resources import Tree, annotations_of
+from resultsfs.annotations import REFERENCES, RESOLVED
 from resultsfs.errors import ContentMissing, InvalidSetting, ResolveError, StoreError
 from resultsfs.local.model import params_of
 from resultsfs.reference import Reference, find

@@ -6,13 +6,13 @@ import base64
 import datetime
 
 from controller import certificates
-from controller.admission.names import RESOLVED
 from controller.doctor.platform import divided
 from controller.doctor.rights import SECRETS as CERTIFICATES
 from controller.doctor.view import DEPLOYMENTS, SYSTEM, View, failed, is_ready, warned, well, why_not_ready
 from controller.identity import PATHS
 from controller.kube.errors import ApiError
 from controller.kube.resources import MUTATING_WEBHOOKS, SECRETS, TASK_RUNS, Resource, Tree, annotations_of
+from resultsfs.annotations import RESOLVED
 from resultsfs.cli.checks import Check
 from resultsfs.errors import InvalidSetting
 

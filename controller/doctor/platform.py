@@ -7,7 +7,6 @@ import re
 
 from controller.admission.features import CONFIG_MAP as FEATURE_FLAGS
 from controller.admission.features import LARGEST
-from controller.admission.names import INJECT
 from controller.doctor.view import (
     DEPLOYMENTS,
     INSTALL,
@@ -24,6 +23,7 @@ from controller.doctor.view import (
 from controller.kube.errors import ApiError, NotFound
 from controller.kube.resources import CONFIG_MAPS, MUTATING_WEBHOOKS, NAMESPACES, Tree, annotations_of
 from resultsfs import settings as settings_module
+from resultsfs.annotations import INJECT
 from resultsfs.cli.checks import Check
 from resultsfs.errors import InvalidSetting
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from controller.admission.names import HOLD, PIPELINE_RUN_UID, REFERENCES
+from controller.admission.names import PIPELINE_RUN_UID
 from controller.kube.client import Kube
 from controller.kube.errors import ApiUnavailable
 from controller.kube.resources import RUNS, Resource, Tree, annotations_of
+from resultsfs.annotations import HOLD, REFERENCES
 from resultsfs.reference import Reference
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from controller.admission.names import HOLD
 from controller.events import tell
 from controller.garbage.gone import UNKNOWN, Gone, Wish, parse
 from controller.garbage.living import Living, Run, look
@@ -20,6 +19,7 @@ from controller.kube.client import Kube
 from controller.kube.errors import NotFound
 from controller.kube.resources import NAMESPACES, Tree, annotations_of
 from controller.metrics import Metrics
+from resultsfs.annotations import HOLD
 from resultsfs.errors import InvalidSetting
 from resultsfs.settings import Settings
 from resultsfs.store import Store

@@ -7,9 +7,12 @@ unknown to Tekton and an error too, so that none is ever ignored by oversight.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from resultsfs.errors import InvalidSetting
 from resultsfs.local.checks import (
     Check,
+    Where,
     anything,
     count,
     fields,
@@ -25,8 +28,20 @@ from resultsfs.local.checks import (
     refused_because,
     text,
 )
+from resultsfs.settings import Settings
 
 _IMAGES = "images are not run"
+
+
+def _annotations(value: Any, where: Where) -> None:
+    """Texts by name; ours must mean something, wherever they stand."""
+    mapping_of(text)(value, where)
+    try:
+        Settings().narrowed(value)
+    except InvalidSetting as error:
+        raise where.error(f"are refused: {error}") from None
+
+
 _NOTE = {"description": text, "displayName": text}
 
 _CONTAINER: dict[str, Check] = {
@@ -127,7 +142,7 @@ _TASK_REF = fields(
     {"name": text, "kind": one_of("Task", "task"), "apiVersion": _REF_VERSION, **_NAMES_ONLY}, required=("name",)
 )
 _PIPELINE_REF = fields({"name": text, "apiVersion": _REF_VERSION, **_NAMES_ONLY}, required=("name",))
-_ONLY_METADATA = fields({"labels": anything, "annotations": mapping_of(text)})
+_ONLY_METADATA = fields({"labels": anything, "annotations": _annotations})
 
 _BINDINGS = named(
     fields(
@@ -294,7 +309,7 @@ METADATA = fields(
         "name": text,
         "generateName": text,
         "namespace": text,
-        "annotations": mapping_of(text),
+        "annotations": _annotations,
         **dict.fromkeys(
             [
                 "labels",

@@ -260,7 +260,7 @@ def test_off_by_annotation(serving_replica: Serving, kube: Kube, namespace: str)
 
 def test_a_bad_annotation_refuses_the_pod(serving_replica: Serving, kube: Kube, namespace: str) -> None:
     """Tekton then fails the TaskRun with our text, which names run, annotation, value and what is allowed."""
-    for name, value in (("inject", "no"), ("result-size-threshold", "12")):
+    for name, value in (("inject", "no"), ("result-size-threshold", "12"), ("param-as-path", "true")):
         run = task_run(kube, namespace, f"bad-{name}", annotations={f"resultsfs.dev/{name}": value})
         with pytest.raises(ApiError) as caught:
             kube.create(PODS, namespace, pod(run))

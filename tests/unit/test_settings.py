@@ -118,11 +118,26 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_annotations_narrow_what_they_may() -> None:
-    """Annotations of ours that may be set are applied; those of others and unknown ones are left alone."""
+    """Annotations of ours that may be set are applied; those of others, and ours that are no settings, are left alone."""
     narrowed = Settings().narrowed(
-        {"resultsfs.dev/result-size-threshold": "1Ki", "resultsfs.dev/reason": "x", "example.com/store": "y"}
+        {"resultsfs.dev/result-size-threshold": "1Ki", "resultsfs.dev/hold": "x", "example.com/store": "y"}
     )
     assert narrowed == Settings(result_size_threshold=1024)
+    written = ("inject", "hold", "resolved", "references")
+    assert Settings().narrowed({f"resultsfs.dev/{name}": "x" for name in written}) == Settings()
+
+
+def test_an_annotation_that_means_nothing_is_refused() -> None:
+    """A typo is an error that names it, and the annotations that there are, but those that admission writes."""
+    with pytest.raises(InvalidSetting) as caught:
+        Settings().narrowed({"resultsfs.dev/param-as-path": "true"})
+    for word in (
+        "resultsfs.dev/param-as-path ('true') is unknown",
+        "resultsfs.dev/params-as-path",
+        "resultsfs.dev/hold",
+    ):
+        assert word in str(caught.value)
+    assert "resolved" not in str(caught.value) and "resultsfs.dev/store" not in str(caught.value)
 
 
 def test_the_administrators_settings_stay_his() -> None:

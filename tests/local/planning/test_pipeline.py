@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from resultsfs.errors import InvalidSetting
+from resultsfs.errors import InvalidDocument
 from resultsfs.local.plan import TaskRunPlan
 from resultsfs.local.report import as_object
 from resultsfs.record import Keep
@@ -126,13 +126,25 @@ def test_params_as_path(world: World, where: str) -> None:
     assert line == "content" if where == "both" else line.startswith("/tekton/results/.ref/")
 
 
-def test_a_bad_annotation_is_found_first(world: World) -> None:
-    """A bad value of an annotation is an error before anything runs."""
-    text = pipeline(task("a")).replace(
-        "{name: run}", "{name: run, annotations: {resultsfs.dev/params-as-path: perhaps}}"
-    )
-    with pytest.raises(InvalidSetting, match="perhaps"):
+@pytest.mark.parametrize("annotation", ["params-as-path: perhaps", 'param-as-path: "true"', "store: memory://x"])
+@pytest.mark.parametrize(
+    "where", ["metadata", "spec.taskRunSpecs[0].metadata", "spec.pipelineSpec.tasks[0].taskSpec.metadata"]
+)
+def test_a_bad_annotation_is_found_first(world: World, annotation: str, where: str) -> None:
+    """One of ours that means nothing is an error before anything runs, which names the object, the place and it."""
+    given = f"annotations: {{resultsfs.dev/{annotation}}}"
+    text = pipeline(task("a"))
+    if where == "metadata":
+        text = text.replace("{name: run}", f"{{name: run, {given}}}")
+    elif "taskRunSpecs" in where:
+        specs = f"  taskRunSpecs: [{{pipelineTaskName: a, metadata: {{{given}}}}}]\n"
+        text = text.replace("  pipelineSpec:", f"{specs}  pipelineSpec:")
+    else:
+        text = text.replace("taskSpec:\n", f"taskSpec:\n        metadata: {{{given}}}\n")
+    with pytest.raises(InvalidDocument) as caught:
         world.run(text)
+    for word in ('PipelineRun "run": ', f"{where}.annotations", f"resultsfs.dev/{annotation.partition(':')[0]}"):
+        assert word in str(caught.value)
     assert world.plans == []
 
 
