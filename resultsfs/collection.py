@@ -46,12 +46,13 @@ class Collection:
         self._items: list[Collected] = []
         kept = frozen.load(volume.spool.session, collector, self._reopened)
         if kept is None:
-            self._items, self._found = snapshot.take(volume) if collector.publishes else ([], [])
+            seen = snapshot.take(volume) if collector.publishes else snapshot.Snapshot()
+            self._items, self._found, self._unreadable = seen.items, seen.found, seen.unreadable
             self._decide()
             self._commit()
         else:  # a server that died, or was replaced, has shown some of it perhaps
             self._begun, self._overfull = kept.begun, kept.overfull
-            self._items, self._found = kept.items, kept.files
+            self._items, self._found, self._unreadable = kept.items, kept.files, kept.unreadable
             for item in self._items:
                 if item.pending:
                     self._start_uploads(item)
@@ -67,7 +68,7 @@ class Collection:
 
     def _commit(self) -> None:
         """Keep what is decided, then let the collector have it."""
-        kept = Frozen(self._begun, self._overfull, self._found, self._items)
+        kept = Frozen(self._begun, self._overfull, self._found, self._unreadable, self._items)
         frozen.save(self._volume.spool.session, self._collector, kept)
         for item in self._items:
             item.commit()
@@ -89,12 +90,13 @@ class Collection:
         """The publication of a result.
 
         Waits until what is spilled is durable, for as long as the store moves or `spill-deadline` has not
-        passed. Raises OSError: ENOENT for what there is not or what an earlier collector has read already,
+        passed. Raises OSError: ENOENT for what there is not or what an earlier collector has read already, what reading the file gave,
         EINTR when `given_up()` says that nobody waits any more.
         """
         item = self._by_name.get(name)
         if item is None:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+            code = self._unreadable.get(name, errno.ENOENT)
+            raise OSError(code, os.strerror(code), name)
         if item.pending:
             self._wait(given_up)
         assert item.publication is not None

@@ -35,11 +35,12 @@ class FoundAt(NamedTuple):
 @dataclass(slots=True)
 class Frozen:
     """One collection as it was kept: since when it waits (monotonic seconds), whether one of its publications is still to
-    be lengthened, and at which path and inode number each result's file was found."""
+    be lengthened, at which path and inode number each result's file was found, and by name the errors that it met."""
 
     begun: float
     overfull: bool
     files: list[FoundAt]
+    unreadable: dict[str, int]
     items: list[Collected]
 
 
@@ -55,6 +56,7 @@ def save(session: Path, collector: Collector, kept: Frozen) -> None:
         "begun": kept.begun,
         "overfull": kept.overfull,
         "files": kept.files,
+        "unreadable": kept.unreadable,
         "items": [_freeze(item) for item in kept.items],
     }
     try:
@@ -79,7 +81,13 @@ def load(session: Path, collector: Collector, reopen: Callable[[str, int], FileS
     # a server before this one kept a path with each result that was new
     files = state.get("files") or [(values["path"], 0, values["name"]) for values in state["items"] if "path" in values]
     found = [FoundAt(*file) for file in files]
-    return Frozen(state["begun"], state["overfull"], found, [item for item in thawed if item is not None])
+    return Frozen(
+        state["begun"],
+        state["overfull"],
+        found,
+        state.get("unreadable", {}),
+        [item for item in thawed if item is not None],
+    )
 
 
 def collectors(session: Path) -> list[Collector]:
