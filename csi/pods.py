@@ -32,13 +32,12 @@ class PodHost:
 
         None when the API server does not say.
         """
-        task_run = self._asked_task_run()
+        task_run = self._asked_task_run(with_spec=True)
         if task_run is None:
             return None
-        for part in ("status", "spec"):
-            spec = (task_run.get(part) or {}).get("taskSpec")
-            if spec is not None:
-                return _types(spec)
+        spec = _task_spec(task_run)
+        if spec is not None:
+            return _types(spec)
         log.warning("TaskRun %s/%s has no taskSpec yet", self._record.namespace, self._record.taskrun)
         return None
 
@@ -76,9 +75,11 @@ class PodHost:
         uid = "" if task_run is None else str(task_run.get("metadata", {}).get("uid", ""))
         return [*about, Regarding("tekton.dev/v1", "TaskRun", record.namespace, record.taskrun, uid)]
 
-    def _asked_task_run(self) -> dict[str, Any] | None:
+    def _asked_task_run(self, *, with_spec: bool = False) -> dict[str, Any] | None:
+        """The TaskRun as it is known; `with_spec`: asked for again while it has no taskSpec, which Tekton adds."""
         with self._lock:
-            if self._task_run is None and self._api is not None:
+            known = self._task_run is not None and (not with_spec or _task_spec(self._task_run) is not None)
+            if not known and self._api is not None:
                 try:
                     self._task_run = self._api.task_run(self._record.namespace, self._record.taskrun)
                 except ApiError as error:
@@ -88,6 +89,14 @@ class PodHost:
     def _failed(self, error: ApiError) -> None:
         log.warning("%s", error)
         self._observer.failed("ApiError")
+
+
+def _task_spec(task_run: Mapping[str, Any]) -> dict[str, Any] | None:
+    for part in ("status", "spec"):
+        spec: dict[str, Any] | None = (task_run.get(part) or {}).get("taskSpec")
+        if spec is not None:
+            return spec
+    return None
 
 
 def _types(task_spec: Mapping[str, Any]) -> dict[str, ResultType]:

@@ -10,7 +10,8 @@ from resultsfs.record import ResultType, VolumeRecord
 
 
 class Host(Protocol):
-    """Asked lazily and at most once a volume; may block on a network, must not raise."""
+    """Asked when a collector comes, and by the next one again what it did not know; may block on a network, must not
+    raise."""
 
     def result_types(self) -> Mapping[str, ResultType] | None:
         """Declared types by result name; None when they cannot be had (results then count as strings)."""

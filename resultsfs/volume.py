@@ -74,11 +74,10 @@ class Volume:
         self._awaited = awaited
         self._lock = threading.Lock()
         self._collecting = threading.Lock()
-        self._asking = threading.Lock()
         self._uploads: dict[int, Upload] = {}  # by inode: the background upload of a result's file
         self._collections: dict[Collector, Collection] = {}
-        self._types: Mapping[str, ResultType] | None = None
-        self._types_asked = self._containers_asked = False
+        self._types: Mapping[str, ResultType] | None = record.types or None
+        self._containers_asked = False
         self._containers = record.containers
         self._reported: set[tuple[str, str]] = set()
         self._errands: list[Errand] = []
@@ -112,7 +111,11 @@ class Volume:
         return size > self.settings.result_size_threshold
 
     def _consider(self, name: str, inode: int | None = None) -> None:
-        """Upload a result in the background if it is one that a collector would find spilled."""
+        """Upload a result in the background if it is one that a collector would find spilled.
+
+        What begins like JSON may be an array or object, of which elements are spilled: while the types are not known it is
+        left to the collector, for nobody is asked here.
+        """
         if self._closed or self.record.kept.get(name) is Keep.INLINE or self.settings.is_chains_name(name):
             return
         try:
@@ -121,7 +124,7 @@ class Volume:
             return  # gone, or no regular file: the collector decides
         found = os.fstat(descriptor)
         ours = inode in (None, found.st_ino) and self._spills(found.st_size)
-        if not ours or (os.pread(descriptor, 1, 0) in (b"[", b"{") and self.type_of(name) is not ResultType.STRING):
+        if not ours or (os.pread(descriptor, 1, 0) in (b"[", b"{") and not self._is_string(name)):
             os.close(descriptor)
             return
         with self._lock:
@@ -142,6 +145,10 @@ class Volume:
         elif not self._closed:
             self._background.submit(partial(self._consider, name), self._retry)
             self._retry = min(self._retry * 2, _RETRY_LAST)
+
+    def _is_string(self, name: str) -> bool:
+        types = self._types
+        return types is not None and types.get(name, ResultType.STRING) is ResultType.STRING
 
     def file_source(self, descriptor: int) -> FileSource:
         """A source for an open spool file; takes the descriptor over."""
@@ -212,27 +219,17 @@ class Volume:
         return self._containers
 
     def _ask_containers(self) -> None:
-        with self._lock:
-            asked, self._containers_asked = self._containers_asked, True
-        if not asked:
+        if not self._containers_asked:
             live = self.host.container_count()
             if live is not None:
+                self._containers_asked = True
                 self._containers = max(live, self.record.containers)
 
-    def type_of(self, name: str) -> ResultType:
-        """A result's declared type; string, with an Event, while nobody can say."""
-        with self._asking:  # whoever comes while somebody asks waits for the answer
-            if not self._types_asked:
-                self._types_asked = True
-                self._types = self.host.result_types()
+    def types(self) -> Mapping[str, ResultType] | None:
+        """Declared types by result; None while the host cannot say. Only for a collection in the making: asks the host."""
         if self._types is None:
-            self.report(
-                "ResultTypeUnknown",
-                name,
-                f"the declared type of result {name!r} is not known; its content is treated as a string",
-            )
-            return ResultType.STRING
-        return self._types.get(name, ResultType.STRING)
+            self._types = self.host.result_types()
+        return self._types
 
     def upload(self, source: Source) -> Upload:
         """An upload that a collector waits for: one that is under way for the same state, or a new one."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,12 @@ def plan(volume: Volume, items: Sequence[Collected]) -> Plan:
 
 def learn_types(volume: Volume, items: Sequence[Collected], found: Plan) -> Plan:
     """The plan once the type of each content is known that begins like JSON and that a plan spills. Asks the host."""
+    ask = functools.cache(volume.types)  # once a collection, also where there is no answer
     asked: set[str] = set()
     # a type that is learned changes the plan, and a new plan may spill what nobody asked about yet
     while doubtful := [item for item in items if item.name not in asked and _doubtful(item, found)]:
         asked.update(item.name for item in doubtful)
-        learned = [_learn_type(volume, item) for item in doubtful]
+        learned = [_learn_type(volume, item, ask) for item in doubtful]
         if any(learned):
             found = plan(volume, items)
     return found
@@ -38,12 +40,20 @@ def _doubtful(item: Collected, found: Plan) -> bool:
     return found.decisions[item.name].form is not Form.INLINE or item.name in found.too_large
 
 
-def _learn_type(volume: Volume, item: Collected) -> bool:
+def _learn_type(volume: Volume, item: Collected, ask: Callable[[], Mapping[str, ResultType] | None]) -> bool:
     """Ask for a spilled result's type if its content begins like JSON; True when that changes anything."""
     first = item.content[:1] if item.content is not None else item.file.head(1)
     if first not in (b"[", b"{") or item.candidate.keep is Keep.INLINE:
         return False
-    types = {name: volume.type_of(name) for name in item.names}
+    known = ask()
+    if known is None:
+        volume.report(
+            "ResultTypeUnknown",
+            item.name,
+            f"the declared type of {item.label} is not known; its content is treated as a string",
+        )
+        return False
+    types = {name: known.get(name, ResultType.STRING) for name in item.names}
     declared = types[item.name]
     if len(set(types.values())) > 1:
         return _tell_apart(volume, item, types)

@@ -33,27 +33,44 @@ def test_array_becomes_a_skeleton(bench: MakeBench) -> None:
     assert volume.host.asked_types == 1
 
 
-def test_who_asks_at_the_same_time_gets_the_same_answer(bench: MakeBench) -> None:
-    """While the host is still asked for types, nobody else takes an array for a string."""
-    volume = bench(types={"a": ResultType.ARRAY})
-    answer, asked, may_answer = volume.host.result_types, threading.Event(), threading.Event()
+def test_the_host_is_asked_when_a_collector_comes(bench: MakeBench) -> None:
+    """Before that it may not know: a large array that was closed long ago is a skeleton by what the host says then."""
+    values = ["x" * 5000, "y" * 4000]
+    volume = bench()
+    volume.host.types = None
+    considered = threading.Event()
+    consider = volume.volume._consider
 
-    def slow() -> Any:
-        asked.set()
-        assert may_answer.wait(DEADLINE)
-        return answer()
+    def noted(name: str, inode: int | None = None) -> None:
+        consider(name, inode)
+        if name == "c":  # the last of those that a closed file is looked up for
+            considered.set()
 
-    volume.host.result_types = slow
-    found: list[ResultType] = []
-    askers = [threading.Thread(target=lambda: found.append(volume.volume.type_of("a"))) for _ in range(2)]
-    for asker in askers:
-        asker.start()
-    assert asked.wait(DEADLINE)
-    may_answer.set()
-    for asker in askers:
-        asker.join(DEADLINE)
-    assert found == [ResultType.ARRAY] * 2
+    volume.volume._consider = noted
+    volume.write("a", json.dumps(values).encode())
+    assert considered.wait(DEADLINE)
+    assert volume.host.asked_types == 0
+    volume.host.types = {"a": ResultType.ARRAY}
+    assert [volume.content(element).decode() for element in json.loads(volume.collect()["a"])] == values
+    assert volume.reasons() == []
+
+
+def test_no_answer_is_not_kept(bench: MakeBench) -> None:
+    """Each collector asks again, once, until the types are known."""
+    volume = bench(types={"a": ResultType.ARRAY, "b": ResultType.ARRAY})
+    types, volume.host.types = volume.host.types, None
+    for name in "ab":
+        volume.write(name, json.dumps([name * 9000]).encode())
+    assert all(Reference.match(value.decode()) for value in volume.collect().values())
     assert volume.host.asked_types == 1
+    assert volume.reasons() == ["ResultTypeUnknown"] * 2
+    volume.host.types = types
+    for size in (8000, 7000):
+        for name in "ab":
+            volume.write(name, json.dumps([name * size, "small"]).encode())
+        read = {name: json.loads(value) for name, value in volume.collect().items()}
+        assert {volume.content(read[name][0]) for name in "ab"} == {b"a" * size, b"b" * size}
+        assert volume.host.asked_types == 2
 
 
 def test_object_becomes_a_skeleton(bench: MakeBench) -> None:

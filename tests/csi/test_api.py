@@ -50,23 +50,23 @@ class Cluster:
     node: Node
     namespace: str
 
-    def pod(self, volume: VolumeOf, containers: int, **task_run: Any) -> None:
-        """The pod of a volume, with so many containers, and its TaskRun."""
+    def pod(self, volume: VolumeOf, containers: int, spec: dict[str, Any] | None = None, **task_run: Any) -> None:
+        """The pod of a volume, with so many containers, and its TaskRun, with this `spec` if it is to have another."""
         names = f"task-{uuid.uuid4().hex[:8]}"
         kind = {"apiVersion": "tekton.dev/v1", "kind": "TaskRun"}
-        tree = {**kind, "metadata": {"name": names}, "spec": {"taskSpec": {"steps": []}}}
+        tree = {**kind, "metadata": {"name": names}, "spec": {"taskSpec": {"steps": []}} if spec is None else spec}
         made = self.kube.create(TASK_RUNS, self.namespace, tree)
         if task_run:
             self.kube.merge(TASK_RUNS.path(self.namespace, names, "status"), task_run)
         uid = str(made["metadata"]["uid"])
         owner = {**kind, "name": names, "uid": uid, "controller": True}
         step = {"image": "example.invalid/step"}
-        spec = {"containers": [{**step, "name": f"c{number}"} for number in range(containers - 1)]}
-        spec["initContainers"] = [{**step, "name": "init"}]
+        pod = {"containers": [{**step, "name": f"c{number}"} for number in range(containers - 1)]}
+        pod["initContainers"] = [{**step, "name": "init"}]
         made = self.kube.create(
             CORE["Pod"],
             self.namespace,
-            {"metadata": {"name": f"{names}-pod", "ownerReferences": [owner]}, "spec": spec},
+            {"metadata": {"name": f"{names}-pod", "ownerReferences": [owner]}, "spec": pod},
         )
         volume.become(uuid.UUID(made["metadata"]["uid"]))
         volume.context |= {POD_NAME: f"{names}-pod", POD_NAMESPACE: self.namespace, "taskrun": names}
@@ -131,6 +131,20 @@ def test_declared_types(cluster: Cluster) -> None:
     found = json.loads(collected(volume))
     assert len(found) == 40
     assert any(element.startswith("/tekton/results/.ref/") for element in found)
+    volume.unpublish()
+
+
+def test_types_that_come_later(cluster: Cluster) -> None:
+    """Tekton writes the taskSpec of a named Task into the status after the TaskRun is there: who asks again finds it."""
+    volume = cluster.node.volume()
+    cluster.pod(volume, 2, spec={"taskRef": {"name": "a-task"}})
+    mounted = volume.publish()
+    (mounted / "report").write_bytes(ARRAY)
+    assert collected(volume).startswith(b"/tekton/results/.ref/")  # an Event says that the type is not known
+    status = {"status": {"podName": "p", "taskSpec": {"steps": [], "results": [{"name": "report", "type": "array"}]}}}
+    cluster.kube.merge(TASK_RUNS.path(cluster.namespace, volume.context["taskrun"], "status"), status)
+    (mounted / "report").write_bytes(ARRAY.replace(b"1", b"one"))
+    assert len(json.loads(collected(volume))) == 40
     volume.unpublish()
 
 
