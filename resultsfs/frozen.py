@@ -52,12 +52,13 @@ def save(session: Path, collector: Collector, kept: Frozen) -> None:
     """Keep a collection. Where the disk has no room the collector is served all the same, and that is logged."""
     path = _path(session, collector)
     partial = path.with_name(path.name + ".partial")
+    paths = {found.name: found.path for found in kept.files}
     state = {
         "begun": kept.begun,
         "overfull": kept.overfull,
         "files": kept.files,
         "unreadable": kept.unreadable,
-        "items": [_freeze(item) for item in kept.items],
+        "items": [_freeze(item, paths) for item in kept.items],
     }
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -141,10 +142,12 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else b64decode(text)
 
 
-def _freeze(item: Collected) -> dict[str, Any]:
+def _freeze(item: Collected, paths: dict[str, str]) -> dict[str, Any]:
     shown = item.shown
     return {
         "names": item.names,
+        "name": item.name,  # this and the path for an older server, to which an upgrade may be taken back
+        "path": paths.get(item.name, f"/{item.name}"),
         "size": item.size,
         "digest": item.digest,
         "type": item.candidate.type,

@@ -116,3 +116,25 @@ def test_links_survive_another_daemon(bench: MakeBench) -> None:
     assert again.name_at("/other") is None
     assert volume.content(volume.read(again, "b")) == BIG
     assert volume.collect() == {}
+
+
+def test_collector_of_an_older_server_is_gone_on_with(bench: MakeBench) -> None:
+    """What it kept names one result and path each; what is kept now has these too, for when an upgrade is taken back."""
+    volume = bench()
+    volume.write("report.txt", BIG)
+    volume.file("a").symlink_to("report.txt")
+    collector = Collector(os.getpid(), 1)
+    volume.volume.collection(collector)
+    volume.stop()
+    (kept,) = (volume.directory / "session" / "collections").iterdir()
+    state = json.loads(kept.read_text())
+    for key in ("files", "unreadable"):
+        del state[key]
+    for item in state["items"]:
+        del item["names"]
+        assert (item["name"], item["path"]) == ("a", "/report.txt")
+    kept.write_text(json.dumps(state))
+    volume.start()
+    again = volume.volume.collection(collector)
+    assert again.name_at("/report.txt") == "a"
+    assert volume.content(volume.read(again, "a")) == BIG
