@@ -15,6 +15,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from resultsfs.reference import RESULTS_DIR
+
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -33,6 +35,19 @@ def uncollected() -> Iterator[None]:
 def split(target: str) -> list[str]:
     """The names in a path, `..` among them."""
     return [name for name in target.split("/") if name not in ("", ".")]
+
+
+def back_in(names: list[str], home: str = RESULTS_DIR) -> list[str] | None:
+    """What is left of a path that has gone above `home`, from where it comes back to it; None where it does not."""
+    wanted = split(home)
+    at = wanted[:-1]
+    for count, name in enumerate(names, 1):
+        at = at[:-1] if name == ".." else [*at, name]
+        if at == wanted:
+            return names[count:]
+        if at != wanted[: len(at)]:
+            return None
+    return None
 
 
 def components(path: str) -> list[str]:

@@ -290,9 +290,13 @@ class Volume:
                 return "/" + "/".join(reached)
             part = pending.pop(0)
             if part == "..":
-                if not reached:
+                if reached:
+                    reached.pop()
+                    continue
+                back = paths.back_in(pending)
+                if back is None:
                     break
-                reached.pop()
+                pending = back
                 continue
             directory = paths.walk(self.spool.files, reached)
             try:

@@ -298,6 +298,28 @@ def test_link_inside_the_volume_is_followed(bench: MakeBench) -> None:
     assert volume.content(volume.collect()["a"]) == BIG
 
 
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("../results/report.txt", True),
+        ("../../tekton/results/d/../report.txt", True),
+        ("/tekton/results/../results/report.txt", True),
+        ("../steps/../results/report.txt", False),  # whether there are steps is not known here
+        ("../report.txt", False),
+        ("../../results/report.txt", False),
+        ("..", False),
+    ],
+)
+def test_link_that_leaves_and_comes_back_is_followed(bench: MakeBench, target: str, found: bool) -> None:
+    """Above the volume is /tekton, and in it, as `results`, the volume: a link by that way leads to the file all the same."""
+    volume = bench()
+    volume.write("report.txt", BIG)
+    volume.file("d").mkdir()
+    volume.file("a").symlink_to(target)
+    read = volume.collect()
+    assert (set(read), [volume.content(value) for value in read.values()]) == (({"a"}, [BIG]) if found else (set(), []))
+
+
 def test_background_upload_comes_before_the_collector(bench: MakeBench) -> None:
     """A closed large result is uploaded after its quiet time, before anybody collects."""
     volume = bench()
