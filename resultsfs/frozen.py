@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from resultsfs.collected import Collected
 from resultsfs.collector import Collector
+from resultsfs.keeping import replace
 from resultsfs.publication import Candidate, Decision, Elements, Form
 from resultsfs.record import ResultType
 from resultsfs.uploads import FileSource
@@ -51,7 +52,6 @@ def _path(session: Path, collector: Collector) -> Path:
 def save(session: Path, collector: Collector, kept: Frozen) -> None:
     """Keep a collection. Where the disk has no room the collector is served all the same, and that is logged."""
     path = _path(session, collector)
-    partial = path.with_name(path.name + ".partial")
     paths = {found.name: found.path for found in kept.files}
     state = {
         "begun": kept.begun,
@@ -62,8 +62,7 @@ def save(session: Path, collector: Collector, kept: Frozen) -> None:
     }
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        partial.write_text(json.dumps(state), encoding="utf-8")
-        partial.replace(path)
+        replace(path, json.dumps(state))
     except OSError as error:
         log.warning("what collector %d reads would not outlive this server: %s", collector.pid, error.strerror)
 

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -19,6 +20,7 @@ from resultsfs.disk import Disk, Unbounded
 from resultsfs.events import Event
 from resultsfs.filesystem import Caller, ResultsFilesystem
 from resultsfs.host import Host, RecordHost
+from resultsfs.keeping import append_line
 from resultsfs.limits import Descriptors
 from resultsfs.observer import Observer, Unobserved
 from resultsfs.record import VolumeRecord
@@ -39,10 +41,11 @@ class EventFile:
     """Appends events to a file as JSON lines, each with its time (seconds since the epoch)."""
 
     def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def __call__(self, event: Event) -> None:
-        """Write the event, and log it."""
+        """Write the event, and log it: the log alone has it where the disk is full."""
         log.log(logging.WARNING if event.warning else logging.INFO, "%s: %s", event.reason, event.message)
         line = {
             "reason": event.reason,
@@ -51,7 +54,11 @@ class EventFile:
             "warning": event.warning,
             "when": time.time(),
         }
-        os.write(self._descriptor, json.dumps(line).encode() + b"\n")
+        with self._lock:
+            try:
+                append_line(self._descriptor, json.dumps(line).encode())
+            except OSError as error:
+                log.warning("the event %s is in this log only: %s", event.reason, error.strerror)
 
     def close(self) -> None:
         """Close the file."""
@@ -185,6 +192,8 @@ class Shared:
 class Service:
     """One served volume, and the order in which it ends. Without `shared` it has everything for itself; without a
     `host` of its own, types and containers are the record's, and events go to the spool's `events.jsonl`.
+
+    Making it raises OSError, and leaves nothing open.
     """
 
     def __init__(
@@ -197,20 +206,25 @@ class Service:
         shared: Shared | None = None,
         host: Host | None = None,
     ) -> None:
-        self.spool = Spool(spool_directory)
-        self.spool.write_record(record)
-        self._own = None if shared is not None else Shared(spool_directory / "cache", settings.upload_workers)
-        common = shared or self._own
-        assert common is not None
-        store, cache = common.store(settings), common.cache(settings)
-        self._events = EventFile(spool_directory / "events.jsonl")
-        host = host or RecordHost(record, self._events)
-        background, awaited = Portion(common.background), Portion(common.awaited)
-        self._portions = (background, awaited)
-        common_parts = (common.disk, common.observer)
-        self.volume = Volume(record, settings, self.spool, store, host, background, awaited, *common_parts)
-        references = References(record.namespace, store, cache)
-        self.filesystem = ResultsFilesystem(self.volume, references, identify, caller, common.descriptors)
+        with ExitStack() as made:
+            self.spool = Spool(spool_directory)
+            made.callback(self.spool.close)
+            self.spool.write_record(record)
+            self._events = EventFile(spool_directory / "events.jsonl")
+            made.callback(self._events.close)
+            self._own = None if shared is not None else Shared(spool_directory / "cache", settings.upload_workers)
+            if self._own is not None:
+                made.callback(self._own.close)
+            common = shared or self._own
+            assert common is not None
+            store, cache = common.store(settings), common.cache(settings)
+            host = host or RecordHost(record, self._events)
+            self._portions = background, awaited = Portion(common.background), Portion(common.awaited)
+            common_parts = (common.disk, common.observer)
+            self.volume = Volume(record, settings, self.spool, store, host, background, awaited, *common_parts)
+            references = References(record.namespace, store, cache)
+            self.filesystem = ResultsFilesystem(self.volume, references, identify, caller, common.descriptors)
+            made.pop_all()
 
     def close(self, timeout: float = 10.0) -> None:
         """Stop uploads and downloads, waiting up to `timeout` seconds for each kind; the spool's files stay."""

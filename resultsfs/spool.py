@@ -11,25 +11,30 @@ Layout of a spool directory (mode 0700: what a step makes executable or set-user
     copies/         private copies of files that would not stop changing; without names
 
 A file's content is safe on this disk as soon as a write returns; the journal only saves work, so a torn last
-line is dropped. It is not fsynced: a reference is handed out only after the store has the content.
+line is dropped, and where the disk is full a line is left out. It is not fsynced: a reference is handed out only after
+the store has the content.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resultsfs.keeping import append_line, replace
 from resultsfs.manifest import ManifestEntry
 from resultsfs.record import VolumeRecord
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _COPY_STEP = 64 << 20
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,6 @@ class Spool:
         for name in ("files", "hidden", "copies", "session"):
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         (self.directory / "files").chmod(0o777)
-        self.files = os.open(self.directory / "files", _DIRECTORY)
-        self.hidden = os.open(self.directory / "hidden", _DIRECTORY)
         self._lock = threading.Lock()
         self.stored: set[str] = set()
         """SHA-256 of what this volume has made durable in the store."""
@@ -71,8 +74,13 @@ class Spool:
         """The latest publication of each result that a collector has read to its end."""
         for entry in _entries(self._journal_path):
             self._take(entry)
-        self._journal = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        _drop_torn_line(self._journal)
+        with ExitStack() as opened:  # who fails here is asked again and again
+            self.files = _opened(opened, self.directory / "files", _DIRECTORY)
+            self.hidden = _opened(opened, self.directory / "hidden", _DIRECTORY)
+            journal = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._journal = _opened(opened, self._journal_path, journal)
+            _drop_torn_line(self._journal)
+            opened.pop_all()
 
     def begin(self) -> None:
         """A new mount begins: nobody has anything open, and no collector has been shown anything. Raises OSError."""
@@ -97,7 +105,11 @@ class Spool:
     def _append(self, entry: dict[str, Any]) -> None:
         with self._lock:
             self._take(entry)
-            os.write(self._journal, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+            try:
+                append_line(self._journal, json.dumps(entry, separators=(",", ":")).encode())
+            except OSError as error:  # who reads a result is not to fail for it
+                kind = next(iter(entry))
+                log.warning("what was %s would be done again after this server: %s", kind, error.strerror)
 
     def note_stored(self, sha256: str, state: FileState | None = None) -> None:
         """Remember that content is durable in the store, and which file in which state it was."""
@@ -111,10 +123,18 @@ class Spool:
         self._append({"published": entry.to_dict()})
 
     def write_record(self, record: VolumeRecord) -> None:
-        """Keep the volume's record beside its files."""
-        partial = self.directory / "record.json.partial"
-        partial.write_text(record.to_json(), encoding="utf-8")
-        partial.replace(self.directory / "record.json")
+        """Keep the volume's record beside its files. Raises OSError, but where there is one: that then stays."""
+        path, text = self.directory / "record.json", record.to_json()
+        try:
+            kept = path.read_bytes()
+        except FileNotFoundError:
+            replace(path, text)
+            return
+        if kept != text.encode():  # kept in the form of another version
+            try:
+                replace(path, text)
+            except OSError as error:
+                log.warning("%s stays as an earlier server kept it: %s", path, error.strerror)
 
     def private_copy(self, descriptor: int) -> int:
         """A nameless copy of an open file, on the same disk; the caller closes it. Raises OSError (ENOSPC…)."""
@@ -132,6 +152,12 @@ class Spool:
         """Close the descriptors; the files stay."""
         for descriptor in (self.files, self.hidden, self._journal):
             os.close(descriptor)
+
+
+def _opened(stack: ExitStack, path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 def _drop_torn_line(journal: int) -> None:

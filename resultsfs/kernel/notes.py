@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +21,11 @@ from typing import Any
 
 from resultsfs.collector import Collector
 from resultsfs.errors import NodeDiskFull, ResultsError, ResultTooLarge, VolumeFull
+from resultsfs.keeping import append_line, replace
 
 log = logging.getLogger(__name__)
+
+_OPENED = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 _LIMITS: dict[str, type[ResultsError]] = {kind.__name__: kind for kind in (ResultTooLarge, VolumeFull, NodeDiskFull)}
 
@@ -38,9 +42,7 @@ class Negotiated:
 
     def save(self, directory: Path) -> None:
         """Keep it. Raises OSError."""
-        partial = directory / "session.json.partial"
-        partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        partial.replace(directory / "session.json")
+        replace(directory / "session.json", json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, directory: Path) -> Negotiated | None:
@@ -60,13 +62,17 @@ class Notes:
         self.writers: set[tuple[Collector, str]] = set()
         self.references: dict[int, str] = {}
         self.cut: dict[int, OSError] = {}
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with open(self._path, "rb") as file:
-            content = file.read()
-        end = content.rfind(b"\n") + 1
-        os.ftruncate(self._file, end)  # a torn last line was never acted upon
-        for line in content[:end].splitlines():
-            self._take(json.loads(line))
+        self._lock = threading.Lock()
+        self._file = os.open(self._path, _OPENED, 0o600)
+        try:
+            content = self._path.read_bytes()
+            end = content.rfind(b"\n") + 1
+            os.ftruncate(self._file, end)  # a torn last line was never acted upon
+            for line in content[:end].splitlines():
+                self._take(json.loads(line))
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def _take(self, line: dict[str, Any]) -> None:
         for kind, values in line.items():
@@ -84,7 +90,8 @@ class Notes:
 
     def _append(self, line: dict[str, Any]) -> None:
         try:
-            os.write(self._file, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            with self._lock:
+                append_line(self._file, json.dumps(line, separators=(",", ":")).encode())
         except OSError as error:
             log.warning("%s would not outlive this server: %s", next(iter(line)), error.strerror)
 
@@ -111,10 +118,12 @@ class Notes:
         self._append({"exceeded": _told(inode, error)})
 
     def prune(self, keep: Callable[[Collector], bool]) -> None:
-        """Drop what belongs to collectors that are gone, and what says nothing any more. Raises OSError."""
+        """Drop what belongs to collectors that are gone, and what says nothing any more.
+
+        Where the disk has no room the file stays as it is: what it says too much does no harm.
+        """
         self.views = {nodeid: found for nodeid, found in self.views.items() if keep(found[1])}
         self.writers = {found for found in self.writers if keep(found[0])}
-        partial = self._path.with_name(self._path.name + ".partial")
         lines: list[dict[str, Any]] = [
             *(
                 {"view": [nodeid, path, who.pid, who.started, list(found)]}
@@ -124,11 +133,13 @@ class Notes:
             *({"reference": [nodeid, name]} for nodeid, name in self.references.items()),
             *({"exceeded": _told(inode, error)} for inode, error in self.cut.items()),
         ]
-        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        fresh = os.open(partial, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        partial.replace(self._path)
-        os.close(self._file)
-        self._file = fresh
+        try:
+            with self._lock:
+                replace(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+                os.close(self._file)
+                self._file = os.open(self._path, _OPENED)
+        except OSError as error:
+            log.warning("%s is not made shorter: %s", self._path, error.strerror)
 
     def close(self) -> None:
         """Close the file, which stays."""

@@ -91,7 +91,12 @@ class Slots:
         self._full = False
         self._write(0, _FORM.pack(self.epoch, *(0,) * 10))
         if not self._free:
-            self._grow()
+            try:
+                self._grow()
+            except OSError:
+                if not self.found:  # else a predecessor's are full, and so is the disk: `note` tries again
+                    os.close(self._file)
+                    raise
 
     def _take(self, index: int, record: bytes) -> None:
         fh, unique, nodeid, flags, answered, backing_id, kinds, pid, result, started, sequence = _FORM.unpack(record)

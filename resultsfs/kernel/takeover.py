@@ -32,21 +32,32 @@ def begin(requests: FileRequests) -> None:
 
 
 class TakeOver:
-    """One take-over. Raises OSError when the spool cannot be read."""
+    """One take-over. Raises OSError when the spool cannot be read, and leaves nothing open then."""
 
     def __init__(self, requests: FileRequests) -> None:
         self._requests = requests
         self._filesystem = requests.filesystem
         self._spool = requests.filesystem.volume.spool
         self._slots = Slots(self._spool.session / "handles")
-        self._notes = Notes(self._spool.session)
+        try:
+            self._notes = Notes(self._spool.session)
+        except BaseException:
+            self._slots.close()
+            raise
         self._shown = {Collector(slot.pid, slot.started) for slot in self._slots.found if slot.kind == Kind.PUBLICATION}
 
     def restore(self) -> None:
         """Make tables and handles as they were. What cannot be opened again is logged, and answers EIO."""
+        self._requests.begin(self._slots, self._notes)
+        try:
+            self._restore_all()
+        except BaseException:
+            self._requests.close()  # another server, or this one, tries again
+            raise
+
+    def _restore_all(self) -> None:
         requests, notes = self._requests, self._notes
         self._forget_the_dead()
-        requests.begin(self._slots, notes)
         requests.table.inherit(self._spool.files, notes.references)
         requests.views.inherit(notes)
         self._restore_hidden()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from resultsfs.syscalls import fallocate
+from tests.support.disk import small_disk
 from tests.support.mount import Mount, mounted
 from tests.support.users import needs_root
 from tests.support.waiting import eventually
@@ -181,21 +180,11 @@ def test_statfs_without_a_near_limit_is_the_disks(transport: str) -> None:
         assert (shown.f_blocks, shown.f_frsize, shown.f_files) == (disk.f_blocks, disk.f_frsize, disk.f_files)
 
 
-@contextlib.contextmanager
-def _small_disk(directory: Path, size: int) -> Iterator[Path]:
-    directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", directory], check=True)
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
-
-
 @needs_root
 def test_full_spool_disk(transport: str, tmp_path: Path) -> None:
     """A full disk is ENOSPC for the writer; nothing else breaks, and writing goes on when there is room again."""
     with (
-        _small_disk(tmp_path / "disk", 1 << 20) as disk,
+        small_disk(tmp_path / "disk", 1 << 20) as disk,
         mounted(transport=transport, spool=disk / "spool") as mount,
     ):
         (mount.path / "before").write_bytes(b"kept")
