@@ -204,6 +204,10 @@ class ResultsFilesystem(Attributes, Names, Opening):
         os.fchmod(handle.descriptor, stat.S_IMODE(found.st_mode) & ~drop)
         handle.node.setid = bool(found.st_mode & SET_ID & ~drop)
 
+    def may_be_mapped(self, fh: int) -> None:
+        """The writer of a handle may store into the file through a mapping that nobody tells of (see `descriptor`)."""
+        self._file(fh).node.mapped = True
+
     def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         """Reserve or punch, as the spool's disk does it.
 
@@ -214,7 +218,8 @@ class ResultsFilesystem(Attributes, Names, Opening):
         with node.growth:
             end = offset + length
             if mode & KEEP_SIZE:
-                if not mode & PUNCH_HOLE and end > node.size:
+                # what is written past this daemon may not be counted yet
+                if not mode & PUNCH_HOLE and end > os.fstat(handle.descriptor).st_size:
                     raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
             else:
                 self._reserve(node, end)

@@ -20,7 +20,8 @@ class Node:
     """One regular file: its size in bytes, how many handles have it open, and how often it was written to.
 
     `digest` is the SHA-256 (hex) of the content in one state, with that state. `setid`: set-id bits stand.
-    `setid_since`: when the mode was set (ctime, nanoseconds). `exceeded`: the limit beyond which it was written past the daemon, and to which it was cut. `seen`: size and
+    `setid_since`: when the mode was set (ctime, nanoseconds). `exceeded`: the limit beyond which it was written past the daemon, and to which it was cut. `mapped`: a writer
+    may store into it through a mapping, of which nothing tells: neither daemon nor change time. `seen`: size and
     change time (nanoseconds) when it was last looked at. `growth` is held while its size may change, so that what is counted is what is on the disk.
     """
 
@@ -31,6 +32,7 @@ class Node:
     generation: int = 0
     linked: bool = True
     setid: bool = False
+    mapped: bool = False
     setid_since: int = 0
     digest: tuple[object, str] | None = None
     exceeded: OSError | None = None

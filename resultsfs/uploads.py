@@ -128,11 +128,18 @@ class FileSource:
         return FileState.of(self._descriptor), self._node.generation if self._node is not None else 0
 
     def digest(self) -> str | None:
-        """The SHA-256 of the content as it is now, if it has been computed before."""
+        """The SHA-256 of the content as it is now, if it has been computed before and the state tells every change."""
+        if self.mapped:
+            return None
         state = self.state()
         if self._node is not None and self._node.digest is not None and self._node.digest[0] == state:
             return self._node.digest[1]
         return self._spool.digests.get(state[0])
+
+    @property
+    def mapped(self) -> bool:
+        """Whether its content may change while its state stays."""
+        return self._node is not None and self._node.mapped
 
     @property
     def inode(self) -> int:
@@ -178,7 +185,7 @@ class FileSource:
         assert isinstance(state, tuple)
         file: FileState = state[0]
         # a write in the same tick of the clock as the last one seen would leave the same ctime
-        settled = self._node is not None and time.time_ns() - file.changed > SETTLED
+        settled = self._node is not None and not self.mapped and time.time_ns() - file.changed > SETTLED
         if self._node is not None:
             self._node.digest = (state, sha256)
         self._spool.note_stored(sha256, file if settled else None)

@@ -239,7 +239,7 @@ class Volume:
             state = source.state()
             with self._lock:
                 current = self._uploads.get(state[0].inode)
-                if current is not None and current.state == state:
+                if current is not None and current.state == state and not source.mapped:
                     current.persistent = True
                     if not current.failed:
                         source.close()

@@ -143,8 +143,7 @@ class FileRequests(NamingRequests):
         access = info.flags & os.O_ACCMODE
         quiet = FOPEN_NOFLUSH if access == os.O_RDONLY else 0
         if self._passes_through(entry, info.fh):
-            if access != os.O_RDONLY:
-                self._unseen[info.fh] = nodeid
+            self._see_past(info.fh, nodeid, access)
             # The kernel keeps O_APPEND for the backing file though it be switched off: such writes come here.
             here = FOPEN_DIRECT_IO if info.flags & os.O_APPEND else 0
             return self._answer(request, nodeid, info, FOPEN_PASSTHROUGH | quiet | here, entry.backing_id, made)
@@ -189,10 +188,15 @@ class FileRequests(NamingRequests):
         entry.handles += 1
         if slot.backing_id:
             entry.backing_id = slot.backing_id
-            if slot.flags & os.O_ACCMODE != os.O_RDONLY:
-                self._unseen[slot.fh] = slot.nodeid
+            self._see_past(slot.fh, slot.nodeid, slot.flags & os.O_ACCMODE)
         elif slot.kind == Kind.FILE:
             entry.cached = True
+
+    def _see_past(self, fh: int, nodeid: int, access: int) -> None:
+        if access != os.O_RDONLY:
+            self._unseen[fh] = nodeid
+        if access == os.O_RDWR:
+            self.filesystem.may_be_mapped(fh)
 
     def check_sizes(self) -> bool:
         """Look after files that are written past the daemon; whether there are any."""

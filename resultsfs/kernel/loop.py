@@ -107,13 +107,15 @@ class Loop:
                 os.close(self._wake)
 
     def _look_after(self) -> None:
-        """See to what is written past the daemon, now and then while there is any."""
+        """See to what is written past the daemon, and who was killed while waiting, now and then while there is any."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + _LOOK
-        unseen = [session.requests.check_sizes() for session in self._sessions.values()]
-        self._pause = _LOOK if any(unseen) else None
+        sessions = self._sessions.values()
+        again = [session.requests.check_sizes() for session in sessions]
+        again += [session.look_at_interrupted() for session in sessions]
+        self._pause = _LOOK if any(again) else None
 
     def _run_posted(self) -> None:
         for _ in range(len(self._posted)):
@@ -129,7 +131,7 @@ class Loop:
             while served < _TURN and session.serve_one():
                 served += 1
             session.alone = _TURN if served == 1 else 0
-        if session.requests.unseen:
+        if session.requests.unseen or session.interrupted:
             self._pause = _LOOK
         if session.closed:
             del self._sessions[session.descriptor]

@@ -102,7 +102,10 @@ class NamingRequests(NodeRequests):
         path = self.table.child(request.nodeid, name)
         existing_path = self.path(existing)
         if is_hidden_name(existing_path.rpartition("/")[2]):
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            *_, (directory, other) = self.table.get(existing).names  # one that was found after it was hidden
+            if is_hidden_name(other):
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            existing_path = self.table.child(directory, other)
         self.filesystem.link(path, existing_path, again=request.resent)
         return self.made(request.nodeid, name, path)
 

@@ -106,6 +106,8 @@ class Session:
         self._post = post
         self._ready = ready
         self._pending: dict[int, _Pending] = {}
+        self.interrupted: set[int] = set()
+        """Requests in hand whose waiters have been sent a signal."""
         self._workers = {wait: Workers(count, f"waiting-{wait.value}") for wait, count in _THREADS.items()}
         self._handlers = handlers(requests)
         self._mountpoint = mountpoint
@@ -218,6 +220,8 @@ class Session:
 
     def _wait(self, request: Request, later: Later) -> None:
         pending = self._pending[request.unique] = _Pending(request)
+        if request.resent:  # the signal may have been told to a server before this one
+            self.interrupted.add(request.unique)
         caller = request.caller
 
         def work() -> None:
@@ -261,11 +265,25 @@ class Session:
         except Malformed as error:
             log.error("%s", error.strerror)  # noqa: TRY400
             return
+        if not self._ended(unique):
+            self.interrupted.add(unique)
+
+    def look_at_interrupted(self) -> bool:
+        """Answer who was killed after another signal, of which alone the kernel tells; whether others wait still."""
+        self.interrupted = {unique for unique in self.interrupted if not self._ended(unique)}
+        return bool(self.interrupted)
+
+    def _ended(self, unique: int) -> bool:
+        """Whether nobody waits for that answer, now that whoever was killed has one."""
         pending = self._pending.get(unique)
-        if pending is not None and is_dying(pending.request.caller.pid):
-            pending.answered = True
-            del self._pending[unique]
-            self._fail(pending.request, errno.EINTR)
+        if pending is None:
+            return True
+        if not is_dying(pending.request.caller.pid):
+            return False
+        pending.answered = True
+        del self._pending[unique]
+        self._fail(pending.request, errno.EINTR)
+        return True
 
     # -- the session itself -------------------------------------------------------------------------------
 

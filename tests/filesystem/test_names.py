@@ -133,6 +133,19 @@ def test_directory_of_an_unlinked_open_file_can_go(place: Path) -> None:
     assert os.listdir(place) == []
 
 
+def test_another_name_of_an_unlinked_open_file(mount: Mount) -> None:
+    """A file that lost a name while it was open has its other ones, though a new daemon has not seen these before."""
+    (mount.path / "a").write_bytes(b"content")
+    os.link(mount.path / "a", mount.path / "b")
+    mount.restart()
+    with open(mount.path / "a", "rb") as file:
+        os.unlink(mount.path / "a")
+        os.link(mount.path / "b", mount.path / "c")
+        assert file.read() == b"content"
+    os.unlink(mount.path / "b")
+    assert (mount.path / "c").read_bytes() == b"content"
+
+
 def test_nothing_is_left_of_unlinked_open_files(mount: Mount) -> None:
     """Once closed, unlinked files are gone from the spool's disk, also when their directory went first."""
     (mount.path / "d").mkdir()

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -240,6 +241,29 @@ def test_a_reader_of_a_reference_can_be_killed() -> None:
             (mount.path / "other").write_bytes(b"goes on")
             reader.kill()
             assert reader.wait(100) == -signal.SIGKILL
+
+
+def test_a_reader_of_a_reference_can_be_killed_after_another_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does one that had been sent a signal which it handles: the kernel tells the first signal of a wait alone."""
+    handler = "import signal; signal.signal(signal.SIGTERM, lambda *_: None)"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    silent = socket.create_server(("127.0.0.1", 0))  # connects, and answers nothing
+    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    settings = {**STUCK, "s3-endpoint": endpoint, "store-timeout": "1h"}
+    with silent, mounted(transport="native", settings=settings) as mount:
+        name = ".ref/" + "A" * 22 + "." + "A" * 43
+        with client(mount, f"{handler}; print('x', flush=True); open({name!r}).read()") as reader:
+            eventually(lambda: _waits(reader.pid))
+            reader.terminate()
+            eventually(lambda: _state(reader.pid) == "D")  # no signal but SIGKILL ends the wait from here on
+            reader.kill()
+            assert reader.wait(100) == -signal.SIGKILL
+
+
+def _state(pid: int) -> str:
+    """What a process does, by the letter of proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.parametrize("mode", ["r", "w"])

@@ -12,6 +12,7 @@ import pytest
 
 from resultsfs.backing import Passthrough
 from resultsfs.kernel import passthrough
+from resultsfs.syscalls import KEEP_SIZE, fallocate
 from tests.support.mount import Mount, mounted
 from tests.support.users import acting_as
 from tests.support.waiting import eventually
@@ -102,8 +103,39 @@ def test_a_file_changed_while_open_is_published_anew(mount: Mount) -> None:
         os.pwrite(file.fileno(), b"changed", 0)
         second = mount.collect("report").stdout
     assert first != second
-    reference = mount.path / ".ref" / second.decode().rpartition("/")[2]
-    assert reference.read_bytes() == b"changed" + BIG[7:]
+    assert _referred(mount, second) == b"changed" + BIG[7:]
+
+
+def _referred(mount: Mount, reference: bytes) -> bytes:
+    """The content that a publication refers to."""
+    return (mount.path / ".ref" / reference.decode().rpartition("/")[2]).read_bytes()
+
+
+@pytest.mark.parametrize("open_", [True, False], ids=["open", "closed"])
+def test_a_file_changed_through_a_mapping_is_published_anew(mount: Mount, open_: bool) -> None:
+    """A second store into the same page changes no time of the file; the next collector finds it all the same."""
+    with open(mount.path / "report", "w+b") as file:
+        file.write(BIG)
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), len(BIG))
+    mapping[:4] = b"AAAA"
+    first = mount.collect("report").stdout
+    assert _referred(mount, first) == b"AAAA" + BIG[4:]
+    mapping[:4] = b"BBBB"
+    if not open_:
+        mapping.close()
+    second = mount.collect("report").stdout
+    assert _referred(mount, second) == b"BBBB" + BIG[4:]
+    assert mount.collect("report").stdout == b""  # which is nothing new
+
+
+def test_room_is_kept_inside_what_was_just_written(mount: Mount) -> None:
+    """fallocate(2) within the file succeeds, though nobody has told the daemon yet how long it is."""
+    with open(mount.path / "f", "w+b", buffering=0) as file:
+        file.write(bytes(1 << 16))
+        fallocate(file.fileno(), KEEP_SIZE, 0, 1 << 16)
+        with pytest.raises(OSError, match="not supported"):
+            fallocate(file.fileno(), KEEP_SIZE, 0, 1 << 17)
 
 
 def test_a_large_result_is_uploaded_after_its_last_close(mount: Mount) -> None:
