@@ -79,6 +79,35 @@ def test_content_goes_back_into_params_of_all_types(serving_replica: Serving, ku
     assert len(record["params.within"]) == 2
 
 
+def test_large_values_are_admitted(serving_replica: Serving, kube: Kube, namespace: str) -> None:
+    """What is too long for the webhook's condition to look through is admitted unchanged where it has no reference, and
+    gets its content where it has one, in the last place of many."""
+    reference = str(spilled(serving_replica, namespace, "content"))
+    plain: tuple[Any, ...] = (["a"] * 50_000, {f"key-{number}": "a" for number in range(20_000)})
+    for number, value in enumerate(plain):
+        assert params(kube.create(TASK_RUNS, namespace, task_run(f"plain-{number}", ("p", value)))) == {"p": value}
+    many = {f"p{number}": "a" for number in range(5_000)}
+    assert params(kube.create(TASK_RUNS, namespace, task_run("many", *many.items()))) == many
+    array = ["a"] * 5_000
+    made = kube.create(TASK_RUNS, namespace, task_run("array", ("p", [*array, reference])))
+    assert params(made) == {"p": [*array, "content"]}
+    properties = {f"key-{number}": "a" for number in range(5_000)}
+    made = kube.create(TASK_RUNS, namespace, task_run("object", ("p", {**properties, "last": reference})))
+    assert params(made) == {"p": {**properties, "last": "content"}}
+    made = kube.create(TASK_RUNS, namespace, task_run("params", *many.items(), ("last", reference)))
+    assert params(made) == {**many, "last": "content"}
+
+
+def test_a_reference_one_level_deeper_is_found(serving_replica: Serving, kube: Kube, namespace: str) -> None:
+    """What is no list or mapping of texts is the text of its JSON to Tekton, and the content goes into that."""
+    reference = str(spilled(serving_replica, namespace, "content"))
+    values: tuple[Any, ...] = ([[reference]], [1, reference], {"a": [reference]}, {"a": 1, "b": reference})
+    for number, value in enumerate(values):
+        made = kube.create(TASK_RUNS, namespace, task_run(f"deeper-{number}", ("p", value)))
+        expected = json.dumps(value, separators=(",", ":")).replace(reference, "content")
+        assert params(made) == {"p": expected}
+
+
 def refused(kube: Kube, namespace: str, tree: dict[str, Any]) -> ApiError:
     """The refusal of a run."""
     resource = {"TaskRun": TASK_RUNS, "PipelineRun": PIPELINE_RUNS, "CustomRun": CUSTOM_RUNS}[tree["kind"]]
