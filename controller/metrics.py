@@ -22,7 +22,8 @@ class Metrics:
         )
         self.pods = Counter(
             "resultsfs_admission_pods",
-            "Pods by what became of them: injected, observed, off, no-results, forged (its owner is not what it claims), "
+            "Pods by what became of them: injected, observed, off, no-results, unserved (for Windows, or sandboxed), refused "
+            "(it was handed paths and cannot have the volume), forged (its owner is not what it claims), "
             "foreign (no pod of a TaskRun).",
             ("outcome",),
             registry=registry,

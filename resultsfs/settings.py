@@ -20,6 +20,8 @@ from resultsfs.errors import InvalidSetting
 from resultsfs.reference import LENGTH as REFERENCE_LENGTH
 from resultsfs.setting_kinds import COUNT, DURATION, FLAG, NAMES, PERCENT, SIZE, TEXT, setting
 
+SANDBOXES = ("gvisor", "runsc", "kata", "kata-*")
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -179,6 +181,9 @@ class Settings:
         "that were handed paths have their volume still.",
         narrowable=True,
     )
+    skipped_runtime_classes: tuple[str, ...] = setting(
+        NAMES, SANDBOXES, "RuntimeClasses (with `*`) whose pods have no volume; one that was handed paths is refused."
+    )
     retention: float = setting(
         DURATION,
         0.0,
@@ -216,10 +221,7 @@ class Settings:
         most=7 * 86_400,
     )
     upload_abandoned_after: float = setting(
-        DURATION,
-        86_400.0,
-        "Unfinished uploads begun longer ago than this are removed from the store.",
-        least=600,
+        DURATION, 86_400.0, "Unfinished uploads begun longer ago than this are removed from the store.", least=600
     )
     api_redirect: bool = setting(
         FLAG,

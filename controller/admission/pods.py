@@ -11,11 +11,12 @@ from controller.admission.features import FeatureFlags
 from controller.admission.lineage import Lineage, Lineages, claimed
 from controller.admission.names import DRIVER, VOLUME
 from controller.admission.patch import add, replace
-from controller.admission.podspec import Declared, declared, results_mounts, results_volume
+from controller.admission.podspec import Declared, declared, is_ours, results_mounts, results_volume, unserved
 from controller.admission.policy import Policies
 from controller.admission.review import ADMITTED, Answer, Request, invalid
 from controller.kube.client import Kube
 from controller.kube.resources import TASK_RUNS, Tree, annotations_of, controller_of, run_resource
+from resultsfs.annotations import INJECT, REFERENCES
 from resultsfs.errors import InvalidSetting
 from resultsfs.knobs import Knobs
 from resultsfs.reference import PREFIX
@@ -28,7 +29,7 @@ PROPAGATION = "HostToContainer"
 _audit = logging.getLogger("resultsfs.audit")
 
 Count = Callable[[str], None]
-"""Told what became of a pod: `injected`, `observed`, `off`, `forged`, `no-results`, `foreign`."""
+"""Told what became of a pod: `injected`, `observed`, `off`, `unserved`, `refused`, `forged`, `no-results`, `foreign`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +53,20 @@ class PodAdmission:
         if task_run is None:
             _tell(request, owner)
             return self._left("forged")
+        # Said by admission when it was created, whatever the annotations of people say now.
+        handed = REFERENCES in annotations_of(task_run)
         try:
-            if not self.policies.injects(namespace, task_run):
+            if not self.policies.injects(namespace, task_run) and not handed:
                 return self._left("off")
             settings = self.policies.settings(
                 namespace, (f"TaskRun {task_run['metadata']['name']!r}", annotations_of(task_run))
             )
         except InvalidSetting as error:
             return invalid(f"resultsfs: {error}")
+        if why := unserved(pod, self.settings().skipped_runtime_classes):
+            return self._unserved(request, volume, handed, why)
         found = declared(pod)
-        if not _reads_references(task_run):
+        if not handed and not _reads_references(task_run):
             if not found.results:
                 return self._left("no-results")
             if settings.observe:
@@ -79,6 +84,21 @@ class PodAdmission:
     def _left(self, outcome: str) -> Answer:
         self.count(outcome)
         return ADMITTED
+
+    def _unserved(self, request: Request, volume: tuple[int, Tree], handed: bool, why: str) -> Answer:
+        if handed:
+            self.count("refused")
+            return invalid(
+                f"resultsfs: pod {request.label} cannot have the volume for results, for {why}, and its TaskRun was handed "
+                f'paths that only this volume serves. Set the annotation {INJECT}: "false" on the run or its namespace: '
+                "then it is handed the content itself."
+            )
+        index, before = volume
+        self.count("unserved")
+        if not is_ours(before):
+            return ADMITTED
+        # Given before another webhook made it such a pod.
+        return Answer(operations=[replace({"name": VOLUME, "emptyDir": {}}, "spec", "volumes", index)])
 
     def _volume(self, lineage: Lineage, found: Declared, settings: Settings) -> Tree:
         kind, name, uid = lineage.run

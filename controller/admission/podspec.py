@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -69,6 +70,22 @@ def results_mounts(pod: Tree) -> Iterator[tuple[str, int, int]]:
                     continue
                 if mount.get("recursiveReadOnly", "Disabled") == "Disabled":
                     yield kind, number, index
+
+
+def unserved(pod: Tree, runtime_classes: Sequence[str]) -> str:
+    """Why a pod cannot have the node driver's volume, in words; empty where it can.
+
+    `runtime_classes`: patterns of those whose pods cannot. For Windows by the selector that Tekton goes by, too
+    (pkg/pod/pod.go, usesWindows).
+    """
+    spec = pod.get("spec") or {}
+    system = (spec.get("os") or {}).get("name") or (spec.get("nodeSelector") or {}).get("kubernetes.io/os")
+    if system == "windows":
+        return "it is for Windows"
+    runtime = spec.get("runtimeClassName") or ""
+    if any(fnmatch.fnmatchcase(runtime, pattern) for pattern in runtime_classes if runtime):
+        return f"its runtimeClassName is {runtime!r} (setting skipped-runtime-classes)"
+    return ""
 
 
 def is_ours(volume: Tree) -> bool:

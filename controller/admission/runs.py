@@ -14,7 +14,7 @@ from controller.admission.policy import Policies
 from controller.admission.review import ADMITTED, Answer, Request, invalid, unavailable
 from controller.kube.errors import ApiError
 from controller.kube.resources import Tree, annotations_of
-from resultsfs.annotations import REFERENCES, RESOLVED
+from resultsfs.annotations import INJECT, REFERENCES, RESOLVED
 from resultsfs.errors import ContentMissing, InvalidSetting, ResolveError, StoreError
 from resultsfs.local.model import params_of
 from resultsfs.reference import Reference, find
@@ -27,6 +27,7 @@ EMBEDDED = {"TaskRun": "taskSpec", "PipelineRun": "pipelineSpec", "CustomRun": "
 """Where a run of each kind may carry what it runs, into which Tekton substitutes results too."""
 RECORDED = 200
 """Places of which RESOLVED tells; an array of thousands would not fit an annotation."""
+_UNHEARD = f' Paths are not handed over where {INJECT} is "false", for the pod has no volume that serves them: set it to "true".'
 
 Put = Callable[[int], None]
 """Told of the bytes that were put back into one run."""
@@ -55,26 +56,31 @@ class RunAdmission:
         metadata = request.object.get("metadata", {})
         label = (metadata.get("labels") or {}).get(PIPELINE_TASK) or request.label
         content = TimedContent(self.store(), request.namespace, self.until)
+        unheard = False
         try:
             settings = self._settings(request)
+            as_path = settings.params_as_path and self.policies.injects(request.namespace, request.object)
+            unheard = settings.params_as_path and not as_path
             resolution = resolve(
                 params,
                 tree,
                 content,
-                as_path=settings.params_as_path,
+                as_path=as_path,
                 limit=settings.param_inline_limit,
                 label=label,
                 tree_name=field,
             )
             left = frozenset(_references(resolution.params, resolution.task_spec)) & references
-            if settings.params_as_path:
+            if as_path:
                 _check_there(left, content, label)
         except (ResolveError, InvalidSetting) as error:
-            return invalid(str(error))
+            return invalid(f"{error}{_UNHEARD if unheard else ''}")
         except (StoreError, ApiError) as error:
             return unavailable(f'pipeline task "{label}": what its references stand for cannot be read now: {error}')
         self.put(sum(back.size for back in resolution.put_back))
-        return Answer(operations=_operations(request.object, field, params, tree, resolution, left, settings))
+        return Answer(
+            operations=_operations(request.object, field, params, tree, resolution, left if as_path else frozenset())
+        )
 
     def _settings(self, request: Request) -> Settings:
         run = f"{request.kind} {request.label!r}"
@@ -109,7 +115,6 @@ def _operations(
     tree: Any,
     resolution: Resolution,
     left: frozenset[Reference],
-    settings: Settings,
 ) -> list[Tree]:
     operations = [
         replace(after, "spec", "params", index, "value")
@@ -118,7 +123,7 @@ def _operations(
     ]
     if resolution.task_spec != tree:
         operations.append(replace(resolution.task_spec, "spec", field))
-    kept = json.dumps(sorted(reference.name for reference in left)) if settings.params_as_path and left else None
+    kept = json.dumps(sorted(reference.name for reference in left)) if left else None
     notes = (_record(resolution) if resolution.put_back else None, kept)
     for name, text in zip((RESOLVED, REFERENCES), notes, strict=True):
         made = _note(run, name, text)
