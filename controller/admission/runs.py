@@ -12,13 +12,14 @@ from controller.admission.names import PIPELINE_TASK
 from controller.admission.patch import annotate, replace
 from controller.admission.policy import Policies
 from controller.admission.review import ADMITTED, Answer, Request, invalid, unavailable
+from controller.admission.size import LARGEST, stored_size
 from controller.kube.errors import ApiError
 from controller.kube.resources import Tree, annotations_of
 from resultsfs.annotations import INJECT, REFERENCES, RESOLVED
 from resultsfs.errors import ContentMissing, InvalidSetting, ResolveError, StoreError
-from resultsfs.local.model import params_of
+from resultsfs.local.model import value_of
 from resultsfs.reference import Reference, find
-from resultsfs.resolve import Params, Resolution, resolve
+from resultsfs.resolve import LIMIT_ANNOTATION, PATH_ANNOTATION, Params, Resolution, resolve
 from resultsfs.settings import Settings
 from resultsfs.store import Store
 from resultsfs.variables import strings
@@ -49,7 +50,10 @@ class RunAdmission:
         field = EMBEDDED.get(request.kind)
         if field is None:
             return ADMITTED
-        params, tree = params_of(spec.get("params")), spec.get(field)
+        given, tree = spec.get("params") or [], spec.get(field)
+        if not isinstance(given, list) or not all(isinstance(param, dict) for param in given):
+            return ADMITTED  # the CRD's validation comes next
+        params = tuple((str(param.get("name", "")), value_of(param.get("value"))) for param in given)
         references = frozenset(_references(params, tree))
         if not references:
             return Answer(operations=[*_note(request.object, RESOLVED, None), *_note(request.object, REFERENCES, None)])
@@ -73,6 +77,8 @@ class RunAdmission:
             left = frozenset(_references(resolution.params, resolution.task_spec)) & references
             if as_path:
                 _check_there(left, content, label)
+            if resolution.put_back:
+                _check_kept(_patched(request.object, field, params, resolution), request.kind, label)
         except (ResolveError, InvalidSetting) as error:
             return invalid(f"{error}{_UNHEARD if unheard else ''}")
         except (StoreError, ApiError) as error:
@@ -106,6 +112,29 @@ def _check_there(references: frozenset[Reference], content: TimedContent, label:
                 f'pipeline task "{label}": {reference} is unknown or expired: its content belongs to another '
                 "namespace, or its run was deleted. Run the task that wrote it again."
             ) from None
+
+
+def _patched(run: Tree, field: str, params: Params, resolution: Resolution) -> Tree:
+    """The run with its content, but for what annotations say of it."""
+    trees = [
+        tree if before == after else {**tree, "value": after}
+        for tree, (_, before), (_, after) in zip(
+            run["spec"].get("params") or (), params, resolution.params, strict=True
+        )
+    ]
+    embedded = {} if resolution.task_spec is None else {field: resolution.task_spec}
+    return {**run, "spec": {**run["spec"], "params": trees, **embedded}}
+
+
+def _check_kept(run: Tree, kind: str, label: str) -> None:
+    """What etcd does not take is an error of the API server's, after which Tekton tries for ever. Raises ResolveError."""
+    size = stored_size(run)
+    if size > LARGEST:
+        raise ResolveError(
+            f'pipeline task "{label}": with content in the place of its references this {kind} has {size} bytes as JSON, '
+            f"escapes counted, of which at most {LARGEST} fit into etcd, whatever {LIMIT_ANNOTATION} says. "
+            f'To be given the path of a file to read instead, set the annotation {PATH_ANNOTATION}: "true".'
+        )
 
 
 def _operations(

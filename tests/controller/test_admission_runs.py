@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from controller.admission.size import stored_size
 from controller.kube.client import Kube
 from controller.kube.errors import ApiError
 from controller.kube.resources import CUSTOM_RUNS, NAMESPACES, PIPELINE_RUNS, TASK_RUNS, TASKS
@@ -135,6 +136,44 @@ def test_what_does_not_fit_is_refused_with_the_way_out(serving_replica: Serving,
         assert word in str(error)
     tree["metadata"]["annotations"] = {"resultsfs.dev/param-inline-limit": "100000"}
     assert params(kube.create(TASK_RUNS, namespace, tree)) == {"report": "x" * 100_000}
+
+
+def test_what_etcd_does_not_take_is_refused(serving_replica: Serving, kube: Kube, namespace: str) -> None:
+    """422 in our words, where the API server would say 500 after which Tekton tries for ever: the object counts as Go
+    escapes it, so less text of quotes fits than of letters; what fits is created."""
+    most = {"resultsfs.dev/param-inline-limit": "1MiB"}
+    for number, (text, fits) in enumerate(
+        (('"' * (1000 << 10), False), ("\x01" * (300 << 10), False), ("<" * (250 << 10), False),
+         ("\u2028" * (250 << 10), False), ('"' * (600 << 10), True), ("<" * (200 << 10), True), ("x" * (1000 << 10), True))
+    ):  # fmt: skip
+        tree = task_run(f"large-{number}", ("p", str(spilled(serving_replica, namespace, text))), annotations=most)
+        if fits:
+            assert params(kube.create(TASK_RUNS, namespace, tree)) == {"p": text}
+        else:
+            error = refused(kube, namespace, tree)
+            assert error.status == 422 and "bytes as JSON" in str(error) and "params-as-path" in str(error), text[0]
+
+
+def test_sizes_are_those_that_go_writes() -> None:
+    """Expected: what json.Marshal of Go 1.26 writes of these."""
+    everything = "".join(map(chr, range(0x300))) + "\u2028\u2029\ufffd\U0001f600"
+    for tree, size in (
+        (everything, 1586),
+        ({"a<": [1, True, None, '\b\f\n\r\t\x7f\\"/'], "é": {}}, 52),
+        ("\ud800x", 6),
+    ):
+        assert stored_size(tree) == size
+
+
+def test_params_that_are_none_are_the_crds_to_refuse(serving_replica: Serving, kube: Kube, namespace: str) -> None:
+    """A param without a name, and what is no list of params, are refused by validation with its own words, and not by an
+    error of the webhook's, which Tekton would try again for ever."""
+    reference = str(spilled(serving_replica, namespace, "content"))
+    for number, bad in enumerate(([{"value": reference}], [reference], [{"name": 5, "value": reference}])):
+        tree = task_run(f"bad-{number}")
+        tree["spec"]["params"] = bad
+        error = refused(kube, namespace, tree)
+        assert error.status == 422 and "spec.params[0]" in str(error), bad
 
 
 @pytest.mark.parametrize("where", ["run", "namespace", "task"])
