@@ -8,6 +8,7 @@ import stat
 from hashlib import blake2b
 
 from resultsfs import paths
+from resultsfs.collector import is_dying
 from resultsfs.handles import FileHandle
 from resultsfs.hidden import is_hidden_name
 from resultsfs.record import Mode
@@ -29,7 +30,8 @@ class Attributes(Tree):
         if path == "/":  # asked for with each walk of a path
             return os.fstat(self._root)
         if is_ref_path(path):
-            return self._references.getattr(path)
+            pid = self._caller().pid
+            return self._references.getattr(path, lambda: is_dying(pid))
         with self._at(path) as (directory, name):
             found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         kind = stat.S_IFMT(found.st_mode)

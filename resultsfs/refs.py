@@ -12,6 +12,7 @@ from hashlib import blake2b
 
 from resultsfs.cache import Cache, CachedContent
 from resultsfs.reference import REF_DIR, Reference
+from resultsfs.retry import Stop, never
 from resultsfs.store import Key, Store
 
 _ROOT = f"/{REF_DIR}"
@@ -50,8 +51,8 @@ class References:
             raise _error(errno.ENOENT, path)
         return Key.of(self._namespace, reference)
 
-    def getattr(self, path: str) -> os.stat_result:
-        """Attributes: mode 0444, the content's size. Asks the store once for each content.
+    def getattr(self, path: str, given_up: Stop = never) -> os.stat_result:
+        """Attributes: mode 0444, the content's size. Asks the store once for each content, not again once `given_up()`.
 
         Raises OSError: ENOENT for what does not exist or is not this namespace's, StoreError.
         """
@@ -60,7 +61,7 @@ class References:
             return self._attributes(stat.S_IFDIR | 0o555, 0, REF_INODE, 2)
         size = self._sizes.get(key)
         if size is None:
-            size = self._sizes[key] = self._store().size(key)
+            size = self._sizes[key] = self._store().size(key, stop=given_up)
         inode = int.from_bytes(blake2b(path.encode(), digest_size=7).digest(), "big") | 1 << 60
         return self._attributes(stat.S_IFREG | 0o444, size, inode, 1)
 

@@ -26,7 +26,7 @@ from resultsfs.kernel.protocol import (
 from resultsfs.kernel.request import Later, Request, Wait
 from resultsfs.kernel.table import ROOT_ALIAS, Entry, Table, stale
 from resultsfs.kernel.views import View, Views
-from resultsfs.reference import REF_DIR
+from resultsfs.reference import Reference
 from resultsfs.refs import REF_INODE, is_ref_path
 from resultsfs.syscalls import Time
 from resultsfs.tree import Concealed
@@ -109,7 +109,7 @@ class NodeRequests:
         path = self.table.child(parent, name)
         if is_hidden_name(name):
             return reply.negative(0)
-        if is_ref_path(path) and name != REF_DIR:
+        if is_ref_path(path) and Reference.from_name(name) is not None:
             # the size is the store's to say
             return Later(
                 Wait.REFERENCE,

@@ -11,12 +11,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from resultsfs.kernel import passthrough
+from resultsfs.reference import Reference
 from tests.support.mount import Mount, mounted, mountpoints
 from tests.support.takeover import WAYS
 from tests.support.waiting import eventually
@@ -246,12 +249,7 @@ def test_a_reader_of_a_reference_can_be_killed() -> None:
 def test_a_reader_of_a_reference_can_be_killed_after_another_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     """So does one that had been sent a signal which it handles: the kernel tells the first signal of a wait alone."""
     handler = "import signal; signal.signal(signal.SIGTERM, lambda *_: None)"
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    silent = socket.create_server(("127.0.0.1", 0))  # connects, and answers nothing
-    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    settings = {**STUCK, "s3-endpoint": endpoint, "store-timeout": "1h"}
-    with silent, mounted(transport="native", settings=settings) as mount:
+    with _silent_store(monkeypatch) as (_, settings), mounted(transport="native", settings=settings) as mount:
         name = ".ref/" + "A" * 22 + "." + "A" * 43
         with client(mount, f"{handler}; print('x', flush=True); open({name!r}).read()") as reader:
             eventually(lambda: _waits(reader.pid))
@@ -259,6 +257,40 @@ def test_a_reader_of_a_reference_can_be_killed_after_another_signal(monkeypatch:
             eventually(lambda: _state(reader.pid) == "D")  # no signal but SIGKILL ends the wait from here on
             reader.kill()
             assert reader.wait(100) == -signal.SIGKILL
+
+
+def test_readers_that_were_killed_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many were killed while a store did not answer, the next reader's question reaches the store; and what is
+    no reference's name is answered beside those that wait."""
+    threads = 16
+    with _silent_store(monkeypatch) as (store, settings), mounted(transport="native", settings=settings) as mount:
+        with ExitStack() as readers:
+            for number in range(threads + 2):
+                reference = str(Reference.of(UUID(int=0), f"{number:064x}")).rpartition("/")[2]
+                script = f"import os; print('x', flush=True); os.stat('.ref/{reference}')"
+                reader = readers.enter_context(client(mount, script))
+                eventually(partial(_waits, reader.pid))
+            assert not (mount.path / ".ref" / "nonsense").exists()
+        last = str(Reference.of(UUID(int=0), "f" * 64)).rpartition("/")[2]
+        with client(mount, f"import os; print('x', flush=True); os.stat('.ref/{last}')"):
+            store.settimeout(100)
+            asked = b""
+            connections = []
+            while b"f" * 64 not in asked:
+                connections.append(store.accept()[0])
+                asked = connections[-1].recv(1 << 16)
+            for connection in connections:
+                connection.close()
+
+
+@contextmanager
+def _silent_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[socket.socket, dict[str, str]]]:
+    """A store that takes connections and answers nothing: its socket, and the settings for it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        yield silent, {**STUCK, "s3-endpoint": endpoint, "store-timeout": "1h"}
 
 
 def _state(pid: int) -> str:
