@@ -145,6 +145,14 @@ def is_dying(pid: int) -> bool:
     return any(int(status.get(key, "0"), 16) & sigkill for key in ("SigPnd", "ShdPnd")) or status["State"][0] in "ZX"
 
 
+def is_gone(collector: Collector) -> bool:
+    """Whether a process has ended, with all its threads, though its parent may not have asked for it yet."""
+    status = _status(collector.pid)
+    if status is None or (status["State"][0] in "ZX" and status.get("Threads") in ("0", "1")):
+        return True
+    return _process(collector.pid) != collector  # the pid is another's
+
+
 def groups(pid: int) -> frozenset[int]:
     """The supplementary groups of a thread; none when it is gone."""
     status = _status(pid) or {}

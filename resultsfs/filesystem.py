@@ -268,6 +268,7 @@ class ResultsFilesystem(Attributes, Names, Opening):
         if isinstance(handle, ReferenceHandle):
             handle.close()
         elif isinstance(handle, PublicationHandle):
+            self._volume.shown.closed(handle.collector)
             if handle.node is not None:
                 self._closed(handle.node, writer=False)
         elif isinstance(handle, FileHandle):

@@ -48,6 +48,7 @@ class Opening(Tree):
             return False
         collection, name, content = found
         node = self._node_at(path)
+        self._volume.shown.opened(collector)
         info.fh = self._handles.add(
             PublicationHandle(content, lambda: collection.delivered(name), node, collector, name)
         )
@@ -106,6 +107,7 @@ class Opening(Tree):
         if content is None:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         handle = PublicationHandle(content, lambda: collection.delivered(name), self._node_at(path), collector, name)
+        self._volume.shown.opened(collector)
         self._handles.put(fh, handle)
 
     def reopen_reference(self, fh: int, path: str) -> None:

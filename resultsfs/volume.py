@@ -27,6 +27,7 @@ from resultsfs.publication import Limits
 from resultsfs.record import Keep, Mode, ResultType, VolumeRecord
 from resultsfs.reference import RESULTS_DIR
 from resultsfs.settings import Settings
+from resultsfs.shown import Shown
 from resultsfs.spool import Spool
 from resultsfs.store import Store
 from resultsfs.uploads import RESTARTS, Errand, FileSource, Source, Target, Upload
@@ -82,6 +83,7 @@ class Volume:
         self._reported: set[tuple[str, str]] = set()
         self._errands: list[Errand] = []
         self._closed = False
+        self.shown = Shown(spool.session)
         self._retry = _RETRY_FIRST
         self._target = Target(
             store, record.namespace, record.run_uid, self._moved, self._upload_failed, self.observer.uploaded
@@ -185,6 +187,7 @@ class Volume:
             if not frozen.is_kept(self.spool.session, collector):
                 self._ask_containers()
             fresh = self._collections[collector] = Collection(self, collector)
+            self.shown.came(collector)
         for collection in forgotten:
             collection.abandon()
         return fresh

@@ -50,6 +50,7 @@ class NamingRequests(NodeRequests):
     def begin(self, slots: Slots, notes: Notes) -> None:
         """Keep what another server would have to know; number handles as no server before this one has."""
         self.slots, self.notes = slots, notes
+        notes.keep = self.filesystem.volume.shown.matters
         self.filesystem.exceeds = notes.exceeded
         self.views.begin(notes, slots.epoch)
         self._numbers = itertools.count((slots.epoch << EPOCH) + 1)

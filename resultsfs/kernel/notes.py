@@ -25,6 +25,8 @@ from resultsfs.keeping import append_line, replace
 
 log = logging.getLogger(__name__)
 
+_LEAST = 16 << 10  # bytes of notes below which no collectors are looked for that are gone
+
 _OPENED = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 _LIMITS: dict[str, type[ResultsError]] = {kind.__name__: kind for kind in (ResultTooLarge, VolumeFull, NodeDiskFull)}
@@ -62,17 +64,24 @@ class Notes:
         self.writers: set[tuple[Collector, str]] = set()
         self.references: dict[int, str] = {}
         self.cut: dict[int, OSError] = {}
-        self._lock = threading.Lock()
+        self.keep: Callable[[Collector], bool] = lambda _: True
+        """Whether what a collector was shown is to be kept."""
+        self._lock = threading.RLock()
+        self._most = _LEAST
         self._file = os.open(self._path, _OPENED, 0o600)
         try:
-            content = self._path.read_bytes()
-            end = content.rfind(b"\n") + 1
-            os.ftruncate(self._file, end)  # a torn last line was never acted upon
-            for line in content[:end].splitlines():
-                self._take(json.loads(line))
+            os.ftruncate(self._file, self._read())  # a torn last line was never acted upon
         except BaseException:
             os.close(self._file)
             raise
+
+    def _read(self) -> int:
+        """Take all that was noted; where it ends."""
+        content = self._path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        for line in content[:end].splitlines():
+            self._take(json.loads(line))
+        return end
 
     def _take(self, line: dict[str, Any]) -> None:
         for kind, values in line.items():
@@ -96,7 +105,11 @@ class Notes:
             log.warning("%s would not outlive this server: %s", next(iter(line)), error.strerror)
 
     def view(self, nodeid: int, path: str, collector: Collector, found: os.stat_result) -> None:
-        """A collector is about to be told its node."""
+        """A collector is about to be told its node. From time to time makes the file shorter."""
+        if os.fstat(self._file).st_size > self._most:
+            with self._lock:
+                self._read()
+                self.prune()
         self._append({"view": [nodeid, path, collector.pid, collector.started, list(found)]})
 
     def writes(self, path: str, collector: Collector) -> None:
@@ -117,13 +130,15 @@ class Notes:
         """A file is about to be cut, or a write that has returned could not be kept."""
         self._append({"exceeded": _told(inode, error)})
 
-    def prune(self, keep: Callable[[Collector], bool]) -> None:
-        """Drop what belongs to collectors that are gone, and what says nothing any more.
+    def prune(self) -> None:
+        """Drop what belongs to collectors that are not to be kept, and what says nothing any more.
 
         Where the disk has no room the file stays as it is: what it says too much does no harm.
         """
-        self.views = {nodeid: found for nodeid, found in self.views.items() if keep(found[1])}
-        self.writers = {found for found in self.writers if keep(found[0])}
+        collectors = {found[1] for found in self.views.values()} | {found[0] for found in self.writers}
+        keep = {collector for collector in collectors if self.keep(collector)}
+        self.views = {nodeid: found for nodeid, found in self.views.items() if found[1] in keep}
+        self.writers = {found for found in self.writers if found[0] in keep}
         lines: list[dict[str, Any]] = [
             *(
                 {"view": [nodeid, path, who.pid, who.started, list(found)]}
@@ -135,11 +150,27 @@ class Notes:
         ]
         try:
             with self._lock:
-                replace(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-                os.close(self._file)
-                self._file = os.open(self._path, _OPENED)
+                self._replace(lines)
         except OSError as error:
             log.warning("%s is not made shorter: %s", self._path, error.strerror)
+        self._most = max(_LEAST, 2 * os.fstat(self._file).st_size)
+
+    def _replace(self, lines: list[dict[str, Any]]) -> None:
+        partial = self._path.with_name(self._path.name + ".partial")
+        try:
+            fresh = os.open(partial, _OPENED | os.O_TRUNC, 0o600)
+            try:
+                for line in lines:
+                    append_line(fresh, json.dumps(line).encode())
+                partial.replace(self._path)
+            except BaseException:
+                os.close(fresh)
+                raise
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        os.close(self._file)
+        self._file = fresh
 
     def close(self) -> None:
         """Close the file, which stays."""

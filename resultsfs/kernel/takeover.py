@@ -12,7 +12,7 @@ import os
 
 from resultsfs import frozen
 from resultsfs.backing import Backing
-from resultsfs.collector import Collector, is_dying
+from resultsfs.collector import Collector
 from resultsfs.kernel import reply
 from resultsfs.kernel.files import FileRequests
 from resultsfs.kernel.notes import Notes
@@ -44,7 +44,7 @@ class TakeOver:
         except BaseException:
             self._slots.close()
             raise
-        self._shown = {Collector(slot.pid, slot.started) for slot in self._slots.found if slot.kind == Kind.PUBLICATION}
+        self._shown = [Collector(slot.pid, slot.started) for slot in self._slots.found if slot.kind == Kind.PUBLICATION]
 
     def restore(self) -> None:
         """Make tables and handles as they were. What cannot be opened again is logged, and answers EIO."""
@@ -63,6 +63,8 @@ class TakeOver:
         self._restore_hidden()
         for slot in self._slots.found:
             self._restore(slot)
+        for collector in self._shown:
+            self._filesystem.volume.shown.closed(collector)
         if requests.passthrough is not None:
             self._let_go_of_files(requests.passthrough)
 
@@ -88,16 +90,16 @@ class TakeOver:
         return len(self._slots.found)
 
     def _forget_the_dead(self) -> None:
-        def keep(collector: Collector) -> bool:
-            return collector in self._shown or not is_dying(collector.pid)
-
+        shown = self._filesystem.volume.shown
+        for collector in self._shown:
+            shown.opened(collector)  # until they are open again, for what follows
         for collector in frozen.collectors(self._spool.session):
-            if keep(collector):
+            if shown.matters(collector):
                 self._filesystem.volume.collection(collector)  # goes on storing what it waits for
             else:
                 frozen.forget(self._spool.session, collector)
         self._filesystem.volume.drop_held()
-        self._notes.prune(keep)
+        self._notes.prune()
 
     def _restore_hidden(self) -> None:
         """Files without a name stay while they are open; where the last name did not go, the hidden one goes."""
