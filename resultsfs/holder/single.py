@@ -130,6 +130,7 @@ def main() -> int:
         records.drop(volume.volume_id)  # a predecessor's mount is not this one
         listener, _ = handover.open_at(path, replace=False)
         assert listener is not None
+        ours = os.stat(path)
         holder = Holder(loop, listener, records)
         command = [sys.executable, "-P", "-m", "resultsfs.server", "--holder", path, "--single", volume.mountpoint]
         command += ["--backs", "--cache", os.path.join(volume.spool, "cache")]
@@ -148,7 +149,8 @@ def main() -> int:
         return 1
     loop.run()
     with suppress(FileNotFoundError):  # the spool was removed underneath
-        os.unlink(path)
+        if os.path.samestat(os.stat(path), ours):  # else the next holder of this spool listens there
+            os.unlink(path)
     return single.code
 
 

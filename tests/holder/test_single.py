@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -61,6 +62,18 @@ def test_both_end_with_the_mount(mount: Mount) -> None:
     finally:
         os.close(server)
     assert not (mount.spool / "holder.sock").exists()
+
+
+def test_an_old_holder_leaves_the_socket_of_a_new_one(mount: Mount) -> None:
+    """Where another holder listens at the path by now, one that ends does not remove it."""
+    assert mount.process is not None
+    path = mount.spool / "holder.sock"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as another:
+        another.bind(str(path))
+        subprocess.run(["umount", mount.path], check=True)
+        assert mount.process.wait(60) == 0
+        assert path.is_socket()
 
 
 def test_a_server_that_outlives_its_holder_ends_with_the_mount(mount: Mount) -> None:
