@@ -47,13 +47,12 @@ def test_notes_of_the_dead_do_not_pile_up(tmp_path: Path) -> None:
 @pytest.mark.mount
 @needs_root
 def test_files_of_the_dead_do_not_pile_up(plain: TakenOver) -> None:
-    """However many collectors there were, their files and notes are those of the last few."""
+    """However many collectors there were, their files are those of the last few."""
     (plain.path / "report").write_text("x" * 100)
     kept = plain.spool / "session" / "collections"
-    commands = [[str(plain.cat), str(plain.path / "report")]] * 150
+    commands = [[str(plain.cat), str(plain.path / "report")]] * 30
     for command in commands:
         subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    assert (plain.spool / "session" / "nodes.jsonl").stat().st_size < BOUND
 
     def few() -> bool:  # the kernel lets go of a handle some time after the process has ended
         subprocess.run(commands[0], stdout=subprocess.DEVNULL, check=False)
