@@ -10,11 +10,12 @@ import click
 from rich.text import Text
 
 from resultsfs.cli import options, tables
-from resultsfs.cli.failures import BadInput
+from resultsfs.cli.failures import BadInput, Failure
 from resultsfs.settings import Settings
 from resultsfs.units import format_size, parse_size
 
 if TYPE_CHECKING:
+    from controller.garbage.sweep import Outcome, Verdict
     from controller.kube.client import Kube
 
 SHOWN = 20
@@ -47,7 +48,7 @@ def gc(
     The controller does this all the time. Content of a run that is found gone for the first time goes after
     `garbage-grace`, at a later call.
     """
-    from controller.garbage.sweep import Sweeper
+    from controller.garbage.sweep import Outcome, Sweeper
     from controller.kube.client import Kube
     from controller.kube.endpoint import for_person
     from resultsfs.store import Store
@@ -60,11 +61,21 @@ def gc(
             sweeper = Sweeper(kube, opened, settings)
             sweeper.claim(note=not dry_run)
             verdicts = list(sweeper.judge(namespace, note=not dry_run, weigh=True))
-            gone = 0 if dry_run else sweeper.execute(verdicts, lambda: True)
+            refused = [verdict for verdict in verdicts if verdict.error]
+            outcome = Outcome([], refused) if dry_run else sweeper.execute(verdicts, lambda: True)
         finally:
             opened.close()
     finally:
         kube.close()
+    _say(verdicts, outcome, opened.url, dry_run, form)
+    for verdict in outcome.failed:
+        click.echo(f"resultsfs: {verdict.namespace}/{verdict.uid} is left: {verdict.error}", err=True)
+    if outcome.failed:
+        raise Failure(f"the store refused {len(outcome.failed)} of {len(verdicts)} runs' content")
+
+
+def _say(verdicts: list[Verdict], outcome: Outcome, url: str, dry_run: bool, form: str) -> None:
+    errors = {(verdict.namespace, verdict.uid): verdict.error for verdict in outcome.failed}
     if form == "json":
         rows = [
             {
@@ -74,6 +85,7 @@ def gc(
                 "reason": verdict.reason,
                 "why": verdict.why,
                 "bytes": verdict.size,
+                "error": errors.get((verdict.namespace, verdict.uid), ""),
             }
             for verdict in verdicts
         ]
@@ -87,10 +99,10 @@ def gc(
             size = "" if verdict.size is None else str(verdict.size)
             table.add_row(verdict.namespace, str(verdict.uid), goes, size, verdict.why)
         out.print(table)
-    doomed = [verdict for verdict in verdicts if verdict.reason]
+    doomed = [verdict for verdict in verdicts if verdict.reason] if dry_run else outcome.deleted
     size = format_size(sum(verdict.size or 0 for verdict in doomed))
-    said = f"would go: {len(doomed)}" if dry_run else f"deleted: {gone}"
-    out.print(f"{len(verdicts)} runs have content in {opened.url}; {said} ({size}).", soft_wrap=True)
+    said = f"{'would go' if dry_run else 'deleted'}: {len(doomed)}"
+    out.print(f"{len(verdicts)} runs have content in {url}; {said} ({size}).", soft_wrap=True)
 
 
 def _settings(kube: Kube, settings_file: str | None, store: str | None, dry_run: bool) -> Settings:

@@ -49,7 +49,14 @@ class Metrics:
         )
         self.garbage_bytes = Counter("resultsfs_garbage_bytes", "Bytes of their content.", registry=registry)
         self.garbage_failures = Counter(
-            "resultsfs_garbage_failures", "Sweeps that were given up; nothing is deleted by them.", registry=registry
+            "resultsfs_garbage_failures",
+            "Sweeps that were given up, or left something that the store would not delete.",
+            registry=registry,
+        )
+        self.garbage_refused = Counter(
+            "resultsfs_garbage_refused",
+            "Runs whose content the store would not read, note or delete, at each try.",
+            registry=registry,
         )
         self.last_sweep = Gauge(
             "resultsfs_garbage_last_sweep_timestamp_seconds", "When the last whole sweep ended.", registry=registry

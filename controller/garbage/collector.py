@@ -118,14 +118,18 @@ class Collector:
 
     def _sweep(self) -> None:
         settings = self._settings()
-        self._work(None)
+        whole = self._work(None)
         aborted = self._store().abort_stale(settings.upload_abandoned_after)
         if aborted:
             _log.info("%d unfinished uploads were removed", aborted)
-        self._metrics.last_sweep.set_to_current_time()
+        if whole:
+            self._metrics.last_sweep.set_to_current_time()
+        else:
+            self._metrics.garbage_failures.inc()
         self._next_sweep = time.monotonic() + settings.garbage_interval
 
-    def _work(self, namespace: str | None) -> None:
+    def _work(self, namespace: str | None) -> bool:
+        """Judge and delete; whether the store refused nothing."""
         sweeper = Sweeper(self._kube, self._store(), self._settings(), self._known)
         sweeper.claim()
         verdicts = list(sweeper.judge(namespace, weigh=namespace is None))
@@ -135,7 +139,11 @@ class Collector:
             self._weigh(verdicts)
         for verdict in verdicts:
             self._again(verdict)
-        sweeper.execute(verdicts, lambda: self._leader() and not self._stop.is_set(), self._metrics)
+        outcome = sweeper.execute(verdicts, lambda: self._leader() and not self._stop.is_set(), self._metrics)
+        for verdict in outcome.failed:
+            self._metrics.garbage_refused.inc()
+            _log.warning("%s/%s stays, and is tried again: %s", verdict.namespace, verdict.uid, verdict.error)
+        return not outcome.failed
 
     def _weigh(self, verdicts: list[Verdict]) -> None:
         sizes: Counter[str] = Counter()

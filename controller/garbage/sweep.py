@@ -1,14 +1,15 @@
 """What is to go, and why; and its deletion.
 
 Prefixes of the store are listed first and the runs afterwards, so that a run whose content is seen was made before the
-list that is to have it. Anything that could not be learnt for certain ends the sweep, and nothing is deleted by it.
+list that is to have it. Runs or prefixes that could not be listed for certain end the sweep, and nothing is deleted by
+it. What the store refuses of one run's content does not keep the others' there.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from controller.kube.errors import NotFound
 from controller.kube.resources import NAMESPACES, Tree, annotations_of
 from controller.metrics import Metrics
 from resultsfs.annotations import HOLD
-from resultsfs.errors import InvalidSetting
+from resultsfs.errors import InvalidSetting, StoreError
 from resultsfs.settings import Settings
 from resultsfs.store import Store
 from resultsfs.store_names import OWNER, gone_path, run_path
@@ -35,7 +36,8 @@ _log = logging.getLogger(__name__)
 class Verdict:
     """What becomes of one run's content: it goes where `reason` is set, and `why` says it to people.
 
-    `wait`: seconds until it will go, where that is known. `size` in bytes, where it was asked for or goes; `run`: the run, where it is there.
+    `wait`: seconds until it will go, where that is known. `size` in bytes, where it was asked for or goes; `run`: the run,
+    where it is there. `error`: what the store said where it would not read, note or delete this run's content.
     """
 
     namespace: str
@@ -45,6 +47,15 @@ class Verdict:
     wait: float | None = None
     size: int | None = None
     run: Run | None = None
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of verdicts: those that were carried out, and those that could not be for `error`."""
+
+    deleted: list[Verdict] = field(default_factory=list)
+    failed: list[Verdict] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +69,7 @@ class _Completed:
 
 
 class Sweeper:
-    """Looks at the store and at all runs. Methods raise ApiError, StoreError and InvalidSetting."""
+    """Looks at the store and at all runs. Methods raise ApiError, InvalidSetting, and StoreError where the store is away."""
 
     def __init__(self, kube: Kube, store: Store, settings: Settings, known: dict[str, Wish] | None = None) -> None:
         """`known`: what namespaces wanted when they were last seen; it is kept up."""
@@ -99,9 +110,18 @@ class Sweeper:
             by_namespace.setdefault(owner, []).append(uid)
         for owner, uids in by_namespace.items():
             for verdict in self._namespace(owner, uids, living, note):
-                if weigh and verdict.size is None:
-                    verdict = replace(verdict, size=self._size(owner, verdict.uid))
-                yield verdict
+                yield self._weighed(verdict) if weigh and verdict.size is None and not verdict.error else verdict
+
+    def _weighed(self, verdict: Verdict) -> Verdict:
+        try:
+            return replace(verdict, size=self._size(verdict.namespace, verdict.uid))
+        except StoreError as error:
+            return self._refused(verdict, error)
+
+    def _refused(self, verdict: Verdict, error: StoreError) -> Verdict:
+        """The verdict on a run of which alone the store refuses something; raises where the store is away."""
+        self._store.note(OWNER)
+        return replace(verdict, error=str(error))
 
     def _namespace(self, namespace: str, uids: Iterable[UUID], living: Living, note: bool) -> Iterator[Verdict]:
         there = True
@@ -112,9 +132,13 @@ class Sweeper:
         if annotations.get(HOLD) == "true":
             self._known[namespace] = Wish(self._settings.retain_after_delete, held=True)
             for uid in uids:
+                verdict = Verdict(namespace, uid, f"namespace {namespace} is held")
                 if (namespace, uid) not in living.runs and living.holder(namespace, uid) is None:
-                    self._gone(namespace, uid, there, living.date, note)
-                yield Verdict(namespace, uid, f"namespace {namespace} is held")
+                    try:
+                        self._gone(namespace, uid, there, living.date, note)
+                    except StoreError as error:
+                        verdict = self._refused(verdict, error)
+                yield verdict
             return
         try:
             settings = self._settings.narrowed(annotations)
@@ -127,21 +151,31 @@ class Sweeper:
             self._known[namespace] = Wish(settings.retain_after_delete)
         done: list[_Completed] = []
         for uid in uids:
-            run, holder = living.runs.get((namespace, uid)), living.holder(namespace, uid)
-            if run is None and holder is None:
-                yield self._orphan(namespace, uid, there, living.date, note)
-            elif run is None or (namespace, uid) in living.taken:
-                assert holder is not None
-                yield Verdict(namespace, uid, f"{holder.label} needs it", run=run)
-            elif not (settings.retention or settings.retention_size):
-                yield Verdict(namespace, uid, f"{run.label} is there", run=run)
+            found: Verdict | _Completed
+            try:
+                found = self._one(namespace, uid, living, settings, there, note)
+            except StoreError as error:
+                run = living.runs.get((namespace, uid))
+                unread = Verdict(namespace, uid, "the store does not let it be judged", run=run)
+                found = self._refused(unread, error)
+            if isinstance(found, Verdict):
+                yield found
             else:
-                verdict = self._aged(run, settings, living.date)
-                if isinstance(verdict, Verdict):
-                    yield verdict
-                else:
-                    done.append(verdict)
+                done.append(found)
         yield from _sized(done, settings.retention_size)
+
+    def _one(
+        self, namespace: str, uid: UUID, living: Living, settings: Settings, there: bool, note: bool
+    ) -> Verdict | _Completed:
+        run, holder = living.runs.get((namespace, uid)), living.holder(namespace, uid)
+        if run is None and holder is None:
+            return self._orphan(namespace, uid, there, living.date, note)
+        if run is None or (namespace, uid) in living.taken:
+            assert holder is not None
+            return Verdict(namespace, uid, f"{holder.label} needs it", run=run)
+        if not (settings.retention or settings.retention_size):
+            return Verdict(namespace, uid, f"{run.label} is there", run=run)
+        return self._aged(run, settings, living.date)
 
     def _orphan(self, namespace: str, uid: UUID, there: bool, now: datetime, note: bool) -> Verdict:
         gone = self._gone(namespace, uid, there, now, note)
@@ -208,12 +242,16 @@ class Sweeper:
     def _size(self, namespace: str, uid: UUID) -> int:
         return sum(size for _, size in self._store.contents(namespace, uid))
 
-    def execute(self, verdicts: Iterable[Verdict], go_on: Callable[[], bool], metrics: Metrics | None = None) -> int:
-        """Delete what is to go, as long as `go_on()` holds; how many runs' content went."""
-        count = 0
+    def execute(
+        self, verdicts: Iterable[Verdict], go_on: Callable[[], bool], metrics: Metrics | None = None
+    ) -> Outcome:
+        """Delete what is to go, as long as `go_on()` holds."""
+        outcome = Outcome()
         fresh: dict[str, Living] = {}
         for verdict in verdicts:
-            if not verdict.reason:
+            if verdict.error:
+                outcome.failed.append(verdict)
+            if verdict.error or not verdict.reason:
                 continue
             if not go_on():
                 break
@@ -222,20 +260,24 @@ class Sweeper:
             if _is_needed(verdict, fresh[verdict.namespace]):
                 _log.info("kept %s/%s: somebody needs it since a moment ago", verdict.namespace, verdict.uid)
                 continue
-            self._store.delete_run(verdict.namespace, verdict.uid)
-            count += 1
-            _log.info(
-                "deleted %s/%s, %s: %s", verdict.namespace, verdict.uid, format_size(verdict.size or 0), verdict.why
-            )
-            if metrics is not None:
-                metrics.garbage_runs.labels(verdict.reason).inc()
-                metrics.garbage_bytes.inc(verdict.size or 0)
-            if verdict.run is not None:
-                run = {"namespace": verdict.namespace, "name": verdict.run.name, "uid": str(verdict.uid)}
-                tell(
-                    self._kube, verdict.run.resource, run, "Normal", "ResultsExpired", f"Spilled results: {verdict.why}"
-                )
-        return count
+            try:
+                self._store.delete_run(verdict.namespace, verdict.uid)
+            except StoreError as error:
+                outcome.failed.append(self._refused(verdict, error))
+                continue
+            outcome.deleted.append(verdict)
+            self._tell(verdict, metrics)
+        return outcome
+
+    def _tell(self, verdict: Verdict, metrics: Metrics | None) -> None:
+        size = verdict.size or 0
+        _log.info("deleted %s/%s, %s: %s", verdict.namespace, verdict.uid, format_size(size), verdict.why)
+        if metrics is not None:
+            metrics.garbage_runs.labels(verdict.reason).inc()
+            metrics.garbage_bytes.inc(size)
+        if verdict.run is not None:
+            run = {"namespace": verdict.namespace, "name": verdict.run.name, "uid": str(verdict.uid)}
+            tell(self._kube, verdict.run.resource, run, "Normal", "ResultsExpired", f"Spilled results: {verdict.why}")
 
 
 def _is_needed(verdict: Verdict, living: Living) -> bool:
