@@ -263,6 +263,7 @@ class Settings:
         the administrator may set, and for one of ours that means nothing.
         """
         changes: dict[str, Any] = {}
+        known.is_held(annotations)
         for annotation, text in annotations.items():
             ours = annotation.startswith(known.PREFIX)
             if not ours or annotation in (*known.BY_PEOPLE, *known.BY_ADMISSION):

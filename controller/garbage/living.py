@@ -13,21 +13,24 @@ from controller.admission.names import PIPELINE_RUN_UID
 from controller.kube.client import Kube
 from controller.kube.errors import ApiUnavailable
 from controller.kube.resources import RUNS, Resource, Tree, annotations_of
-from resultsfs.annotations import HOLD, REFERENCES
+from resultsfs.annotations import REFERENCES, is_held
+from resultsfs.errors import InvalidSetting
 from resultsfs.reference import Reference
 
+HELD = "is held"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that there is."""
+    """A run that there is. `held`: why its content stays by its annotation; `parents`: the UIDs of what made it."""
 
     resource: Resource
     namespace: str
     name: str
     uid: UUID
-    held: bool
+    held: str = ""
+    parents: tuple[UUID, ...] = ()
 
     @property
     def label(self) -> str:
@@ -40,17 +43,34 @@ class Living:
     """All runs of a namespace, or of all, by (namespace, UID); `date` is the API server's clock.
 
     `kin`: UIDs to which a living run belongs, whether or not these are there any more (a PipelineRun may be deleted
-    without its TaskRuns). `taken`: runs whose content a living run was given as a path.
+    without its TaskRuns). `taken`: runs whose content living runs were given as paths. `held`: runs whose content stays
+    by an annotation, on themselves or on a run that belongs to them.
     """
 
     date: datetime
     runs: dict[tuple[str, UUID], Run] = field(default_factory=dict)
     kin: dict[tuple[str, UUID], Run] = field(default_factory=dict)
-    taken: dict[tuple[str, UUID], Run] = field(default_factory=dict)
+    taken: dict[tuple[str, UUID], list[Run]] = field(default_factory=dict)
+    held: dict[tuple[str, UUID], Run] = field(default_factory=dict)
 
     def holder(self, namespace: str, run: UUID) -> Run | None:
         """The run because of which content of `run` stays although `run` itself may be gone."""
-        return self.kin.get((namespace, run)) or self.taken.get((namespace, run))
+        return self.kin.get((namespace, run)) or next(iter(self.taken.get((namespace, run), ())), None)
+
+    def takers(self, namespace: str, run: UUID) -> list[Run]:
+        """Runs of others that were given content of `run` as a path; its own have it for as long as it has itself."""
+        return [taker for taker in self.taken.get((namespace, run), ()) if run not in self.line(taker)]
+
+    def line(self, run: Run) -> set[UUID]:
+        """The UIDs of a run and of all that it belongs to, as far as these are there."""
+        found, ahead = {run.uid}, list(run.parents)
+        while ahead:
+            uid = ahead.pop()
+            if uid not in found:
+                found.add(uid)
+                parent = self.runs.get((run.namespace, uid))
+                ahead.extend(parent.parents if parent is not None else ())
+        return found
 
 
 def look(kube: Kube, namespace: str | None = None) -> Living:
@@ -64,21 +84,32 @@ def look(kube: Kube, namespace: str | None = None) -> Living:
             for tree in page.items:
                 _add(living, resource, tree)
     assert living is not None
+    for run in living.runs.values():
+        for uid in living.line(run) if run.held else ():
+            living.held.setdefault((run.namespace, uid), run)
     return living
+
+
+def held(tree: Tree) -> str:
+    """Why an object's content stays by its annotation, for people; empty where it does not."""
+    try:
+        return HELD if is_held(annotations_of(tree)) else ""
+    except InvalidSetting as error:
+        return f"may be held: {error}"
 
 
 def _add(living: Living, resource: Resource, tree: Tree) -> None:
     metadata = tree["metadata"]
     namespace = metadata["namespace"]
-    held = annotations_of(tree).get(HOLD) == "true"
-    run = Run(resource, namespace, metadata["name"], UUID(metadata["uid"]), held)
-    living.runs[namespace, run.uid] = run
     owners = [owner.get("uid") for owner in metadata.get("ownerReferences") or []]
-    for text in (*owners, (metadata.get("labels") or {}).get(PIPELINE_RUN_UID)):
-        if (uid := _uid(text)) is not None:
-            living.kin.setdefault((namespace, uid), run)
-    for uid in _taken(annotations_of(tree), run):
-        living.taken.setdefault((namespace, uid), run)
+    named = map(_uid, (*owners, (metadata.get("labels") or {}).get(PIPELINE_RUN_UID)))
+    parents = tuple(uid for uid in named if uid is not None)
+    run = Run(resource, namespace, metadata["name"], UUID(metadata["uid"]), held(tree), parents)
+    living.runs[namespace, run.uid] = run
+    for uid in parents:
+        living.kin.setdefault((namespace, uid), run)
+    for uid in set(_taken(annotations_of(tree), run)):
+        living.taken.setdefault((namespace, uid), []).append(run)
 
 
 def _uid(text: object) -> UUID | None:

@@ -8,19 +8,20 @@ it. What the store refuses of one run's content does not keep the others' there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from controller.events import tell
 from controller.garbage.gone import UNKNOWN, Gone, Wish, parse
-from controller.garbage.living import Living, Run, look
+from controller.garbage.living import HELD, Living, Run, held, look
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
 from controller.kube.resources import NAMESPACES, Tree, annotations_of
 from controller.metrics import Metrics
-from resultsfs.annotations import HOLD
+from resultsfs.annotations import HOLD, PREFIX
 from resultsfs.errors import InvalidSetting, StoreError
 from resultsfs.settings import Settings
 from resultsfs.store import Store
@@ -29,6 +30,8 @@ from resultsfs.units import format_duration, format_size
 
 ORPHAN, AGE, SIZE = "orphan", "age", "size"
 _CLUSTER = "kube-system"
+_FRESH = 10.0
+"""Seconds for which runs that were listed again need not be, while content of their namespace is deleted."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,6 +41,7 @@ class Verdict:
 
     `wait`: seconds until it will go, where that is known. `size` in bytes, where it was asked for or goes; `run`: the run,
     where it is there. `error`: what the store said where it would not read, note or delete this run's content.
+    `terms`: the namespace's annotations of ours by which it was judged, None where the namespace is gone.
     """
 
     namespace: str
@@ -48,6 +52,7 @@ class Verdict:
     size: int | None = None
     run: Run | None = None
     error: str = ""
+    terms: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True)
@@ -124,11 +129,8 @@ class Sweeper:
         return replace(verdict, error=str(error))
 
     def _namespace(self, namespace: str, uids: Iterable[UUID], living: Living, note: bool) -> Iterator[Verdict]:
-        there = True
-        try:
-            annotations = annotations_of(self._kube.get_metadata(NAMESPACES, None, namespace))
-        except NotFound:
-            there, annotations = False, {}  # gone with all its runs
+        terms = self._terms(namespace)
+        there, annotations = terms is not None, terms or {}
         if annotations.get(HOLD) == "true":
             self._known[namespace] = Wish(self._settings.retain_after_delete, held=True)
             for uid in uids:
@@ -159,23 +161,34 @@ class Sweeper:
                 unread = Verdict(namespace, uid, "the store does not let it be judged", run=run)
                 found = self._refused(unread, error)
             if isinstance(found, Verdict):
-                yield found
+                yield replace(found, terms=terms)
             else:
                 done.append(found)
-        yield from _sized(done, settings.retention_size)
+        yield from (replace(verdict, terms=terms) for verdict in _sized(done, settings.retention_size))
+
+    def _terms(self, namespace: str) -> Mapping[str, str] | None:
+        try:
+            found = annotations_of(self._kube.get_metadata(NAMESPACES, None, namespace))
+        except NotFound:
+            return None  # gone with all its runs
+        return {name: text for name, text in found.items() if name.startswith(PREFIX)}
 
     def _one(
         self, namespace: str, uid: UUID, living: Living, settings: Settings, there: bool, note: bool
     ) -> Verdict | _Completed:
-        run, holder = living.runs.get((namespace, uid)), living.holder(namespace, uid)
-        if run is None and holder is None:
-            return self._orphan(namespace, uid, there, living.date, note)
-        if run is None or (namespace, uid) in living.taken:
-            assert holder is not None
-            return Verdict(namespace, uid, f"{holder.label} needs it", run=run)
+        key = namespace, uid
+        run, holder, keeper = living.runs.get(key), living.holder(*key), living.held.get(key)
+        if keeper is not None:
+            if keeper.held != HELD:
+                _log.warning("content of %s/%s stays: %s %s", namespace, uid, keeper.label, keeper.held)
+            return Verdict(namespace, uid, f"{keeper.label} {keeper.held}", run=run)
+        if run is None:
+            if holder is None:
+                return self._orphan(namespace, uid, there, living.date, note)
+            return Verdict(namespace, uid, f"{holder.label} needs it")
         if not (settings.retention or settings.retention_size):
             return Verdict(namespace, uid, f"{run.label} is there", run=run)
-        return self._aged(run, settings, living.date)
+        return self._aged(run, settings, living)
 
     def _orphan(self, namespace: str, uid: UUID, there: bool, now: datetime, note: bool) -> Verdict:
         gone = self._gone(namespace, uid, there, now, note)
@@ -210,22 +223,13 @@ class Sweeper:
             self._store.put_note(path, gone.encoded())
         return gone
 
-    def _aged(self, run: Run, settings: Settings, now: datetime) -> Verdict | _Completed:
+    def _aged(self, run: Run, settings: Settings, living: Living) -> Verdict | _Completed:
         """A verdict by age, or what is to be weighed by size."""
-        namespace, uid = run.namespace, run.uid
-        try:
-            tree = self._kube.get(run.resource, namespace, run.name)
-        except NotFound:
-            return Verdict(namespace, uid, f"{run.label} was deleted just now", run=run)
-        if tree["metadata"]["uid"] != str(uid):
-            return Verdict(namespace, uid, f"{run.label} was deleted and made again just now", run=run)
-        if annotations_of(tree).get(HOLD) == "true":
-            return Verdict(namespace, uid, f"{run.label} is held", run=run)
-        at = completed(tree)
-        if at is None:
-            return Verdict(namespace, uid, f"{run.label} runs", run=run)
-        claimed = tree["status"]["completionTime"]
-        kept = f"{run.label} completed at {_show(at)}"
+        namespace, uid, now = run.namespace, run.uid, living.date
+        found = self._completed(run, living)
+        if isinstance(found, str):
+            return Verdict(namespace, uid, found, run=run)
+        at, claimed, kept = found
         verdict = Verdict(namespace, uid, kept, run=run)
         if settings.retention:
             due = at + timedelta(seconds=settings.retention)
@@ -239,6 +243,32 @@ class Sweeper:
             return _Completed(verdict, at, claimed, size)
         return _Completed(verdict, at, claimed, self._size(namespace, uid))
 
+    def _completed(self, run: Run, living: Living) -> tuple[datetime, str, str] | str:
+        """Since when nobody runs who needs a run's content: when, by Tekton's clock, and in words; or why it stays.
+
+        Others that were given it as a path have their time with it, too.
+        """
+        last: tuple[datetime, str, str] | None = None
+        for one in (run, *living.takers(run.namespace, run.uid)):
+            what = one.label if one is run else f"{one.label}, which needs it,"
+            try:
+                tree = self._kube.get(one.resource, one.namespace, one.name)
+            except NotFound:
+                tree = None
+            if tree is None or tree["metadata"]["uid"] != str(one.uid):
+                if one is run:
+                    return f"{run.label} was deleted just now"
+                continue
+            if because := held(tree):
+                return f"{what} {because}"
+            at = completed(tree)
+            if at is None:
+                return f"{what} runs"
+            if last is None or at > last[0]:
+                last = at, tree["status"]["completionTime"], f"{what} completed at {_show(at)}"
+        assert last is not None
+        return last
+
     def _size(self, namespace: str, uid: UUID) -> int:
         return sum(size for _, size in self._store.contents(namespace, uid))
 
@@ -247,7 +277,7 @@ class Sweeper:
     ) -> Outcome:
         """Delete what is to go, as long as `go_on()` holds."""
         outcome = Outcome()
-        fresh: dict[str, Living] = {}
+        fresh: dict[str, tuple[float, Living]] = {}
         for verdict in verdicts:
             if verdict.error:
                 outcome.failed.append(verdict)
@@ -255,19 +285,43 @@ class Sweeper:
                 continue
             if not go_on():
                 break
-            if verdict.namespace not in fresh:  # once more, for judging all may have taken long
-                fresh[verdict.namespace] = look(self._kube, verdict.namespace)
-            if _is_needed(verdict, fresh[verdict.namespace]):
-                _log.info("kept %s/%s: somebody needs it since a moment ago", verdict.namespace, verdict.uid)
+            namespace = verdict.namespace
+            if namespace not in fresh or time.monotonic() - fresh[namespace][0] > _FRESH:
+                fresh[namespace] = time.monotonic(), look(self._kube, namespace)
+            if because := self._is_needed(verdict, fresh[namespace][1]):
+                _log.info("kept %s/%s, which was to go (%s): %s", namespace, verdict.uid, verdict.why, because)
                 continue
             try:
-                self._store.delete_run(verdict.namespace, verdict.uid)
+                self._store.delete_run(namespace, verdict.uid)
             except StoreError as error:
                 outcome.failed.append(self._refused(verdict, error))
                 continue
             outcome.deleted.append(verdict)
             self._tell(verdict, metrics)
         return outcome
+
+    def _is_needed(self, verdict: Verdict, living: Living) -> str:
+        """Why content stays that was to go; judging all may have taken long, and people may have changed their minds."""
+        namespace, uid = verdict.namespace, verdict.uid
+        key = namespace, uid
+        terms = self._terms(namespace)
+        if terms != verdict.terms:
+            return f"the annotations of namespace {namespace} were changed since; it is judged anew"
+        if key in living.held:
+            return f"{living.held[key].label} {living.held[key].held}"
+        if verdict.reason == ORPHAN:
+            found = living.runs.get(key) or living.holder(*key)
+            return "" if found is None else f"{found.label} needs it"
+        run = living.runs.get(key)
+        if run is None:
+            return "its run was deleted since; it is judged anew"
+        again = self._completed(run, living)
+        if isinstance(again, str):
+            return again
+        retention = self._settings.narrowed(terms or {}).retention
+        if verdict.reason == AGE and living.date < again[0] + timedelta(seconds=retention):
+            return again[2]
+        return ""
 
     def _tell(self, verdict: Verdict, metrics: Metrics | None) -> None:
         size = verdict.size or 0
@@ -278,11 +332,6 @@ class Sweeper:
         if verdict.run is not None:
             run = {"namespace": verdict.namespace, "name": verdict.run.name, "uid": str(verdict.uid)}
             tell(self._kube, verdict.run.resource, run, "Normal", "ResultsExpired", f"Spilled results: {verdict.why}")
-
-
-def _is_needed(verdict: Verdict, living: Living) -> bool:
-    key = verdict.namespace, verdict.uid
-    return key in living.taken or (verdict.reason == ORPHAN and (key in living.runs or key in living.kin))
 
 
 def completed(run: Tree) -> datetime | None:

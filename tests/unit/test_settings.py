@@ -120,11 +120,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_annotations_narrow_what_they_may() -> None:
     """Annotations of ours that may be set are applied; those of others, and ours that are no settings, are left alone."""
     narrowed = Settings().narrowed(
-        {"resultsfs.dev/result-size-threshold": "1Ki", "resultsfs.dev/hold": "x", "example.com/store": "y"}
+        {"resultsfs.dev/result-size-threshold": "1Ki", "resultsfs.dev/hold": "true", "example.com/store": "y"}
     )
     assert narrowed == Settings(result_size_threshold=1024)
-    written = ("inject", "hold", "resolved", "references")
+    written = ("inject", "resolved", "references")
     assert Settings().narrowed({f"resultsfs.dev/{name}": "x" for name in written}) == Settings()
+
+
+@pytest.mark.parametrize("text", ["True", "yes", "", "1", " true"])
+def test_a_hold_is_true_or_false(text: str) -> None:
+    """Another spelling is no hold and no release: refused by its name and value."""
+    assert Settings().narrowed({"resultsfs.dev/hold": "false"}) == Settings()
+    with pytest.raises(InvalidSetting, match=f'resultsfs.dev/hold is \'{text}\': expected "true" or "false"'):
+        Settings().narrowed({"resultsfs.dev/hold": text})
 
 
 def test_an_annotation_that_means_nothing_is_refused() -> None:
