@@ -90,10 +90,10 @@ def look(kube: Kube, namespace: str | None = None) -> Living:
     return living
 
 
-def held(tree: Tree) -> str:
-    """Why an object's content stays by its annotation, for people; empty where it does not."""
+def held(annotations: Mapping[str, str]) -> str:
+    """Why the content of an object with these stays, for people; empty where it does not."""
     try:
-        return HELD if is_held(annotations_of(tree)) else ""
+        return HELD if is_held(annotations) else ""
     except InvalidSetting as error:
         return f"may be held: {error}"
 
@@ -104,7 +104,7 @@ def _add(living: Living, resource: Resource, tree: Tree) -> None:
     owners = [owner.get("uid") for owner in metadata.get("ownerReferences") or []]
     named = map(_uid, (*owners, (metadata.get("labels") or {}).get(PIPELINE_RUN_UID)))
     parents = tuple(uid for uid in named if uid is not None)
-    run = Run(resource, namespace, metadata["name"], UUID(metadata["uid"]), held(tree), parents)
+    run = Run(resource, namespace, metadata["name"], UUID(metadata["uid"]), held(annotations_of(tree)), parents)
     living.runs[namespace, run.uid] = run
     for uid in parents:
         living.kin.setdefault((namespace, uid), run)

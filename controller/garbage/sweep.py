@@ -131,10 +131,12 @@ class Sweeper:
     def _namespace(self, namespace: str, uids: Iterable[UUID], living: Living, note: bool) -> Iterator[Verdict]:
         terms = self._terms(namespace)
         there, annotations = terms is not None, terms or {}
-        if annotations.get(HOLD) == "true":
+        if because := held(annotations):
+            if because != HELD:
+                _log.warning("namespace %s: nothing is deleted there: it %s", namespace, because)
             self._known[namespace] = Wish(self._settings.retain_after_delete, held=True)
             for uid in uids:
-                verdict = Verdict(namespace, uid, f"namespace {namespace} is held")
+                verdict = Verdict(namespace, uid, f"namespace {namespace} {because}")
                 if (namespace, uid) not in living.runs and living.holder(namespace, uid) is None:
                     try:
                         self._gone(namespace, uid, there, living.date, note)
@@ -226,7 +228,7 @@ class Sweeper:
     def _aged(self, run: Run, settings: Settings, living: Living) -> Verdict | _Completed:
         """A verdict by age, or what is to be weighed by size."""
         namespace, uid, now = run.namespace, run.uid, living.date
-        found = self._completed(run, living)
+        found = self._unneeded_since(run, living)
         if isinstance(found, str):
             return Verdict(namespace, uid, found, run=run)
         at, claimed, kept = found
@@ -243,7 +245,7 @@ class Sweeper:
             return _Completed(verdict, at, claimed, size)
         return _Completed(verdict, at, claimed, self._size(namespace, uid))
 
-    def _completed(self, run: Run, living: Living) -> tuple[datetime, str, str] | str:
+    def _unneeded_since(self, run: Run, living: Living) -> tuple[datetime, str, str] | str:
         """Since when nobody runs who needs a run's content: when, by Tekton's clock, and in words; or why it stays.
 
         Others that were given it as a path have their time with it, too.
@@ -259,7 +261,7 @@ class Sweeper:
                 if one is run:
                     return f"{run.label} was deleted just now"
                 continue
-            if because := held(tree):
+            if because := held(annotations_of(tree)):
                 return f"{what} {because}"
             at = completed(tree)
             if at is None:
@@ -315,7 +317,7 @@ class Sweeper:
         run = living.runs.get(key)
         if run is None:
             return "its run was deleted since; it is judged anew"
-        again = self._completed(run, living)
+        again = self._unneeded_since(run, living)
         if isinstance(again, str):
             return again
         retention = self._settings.narrowed(terms or {}).retention

@@ -129,7 +129,7 @@ def test_a_hold_that_means_nothing_keeps_content(
     assert bad in caplog.text
     annotate(kube, NAMESPACES, None, namespace, hold=text)
     assert sweep(kube, store, settings, namespace) == set(uids.values())
-    assert f"namespace {namespace}: nothing is deleted there: {bad}" in caplog.text
+    assert f"namespace {namespace}: nothing is deleted there: it may be held: {bad}" in caplog.text
     annotate(kube, NAMESPACES, None, namespace, hold="false")
     assert sweep(kube, store, settings, namespace) == {uids["misspelt"], uids["below"]}
 

@@ -91,11 +91,12 @@ def test_a_namespace_that_wanted_nothing_keeps_nothing(
     assert sweep(kube, store, settings, namespace) == set()
 
 
-def test_a_hold_outlives_its_namespace(kube: Kube, namespace: str, store: Store, settings: Settings) -> None:
-    """It ends where the namespace is made again without it, and the grace begins then."""
+@pytest.mark.parametrize("text", ["true", "True"])
+def test_a_hold_outlives_its_namespace(kube: Kube, namespace: str, store: Store, settings: Settings, text: str) -> None:
+    """It ends where the namespace is made again without it, and the grace begins then; so does one that is misspelt."""
     gone = uuid4()
     fill(store, namespace, gone)
-    annotate(kube, namespace, hold="true")
+    annotate(kube, namespace, hold=text)
     assert sweep(kube, store, settings, namespace) == {gone}
     remove(kube, namespace)
     assert sweep(kube, store, settings, namespace) == {gone}
