@@ -45,6 +45,13 @@ def commands() -> None:
     help="Where the pod's token, ca.crt and namespace are.",
 )
 @click.option("--drain", default=5.0, show_default=True, metavar="SECONDS", help="Answer so long after SIGTERM.")
+@click.option(
+    "--patience",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Break off whoever takes nothing for so long.",
+)
 def serve(
     listen: str,
     metrics: str,
@@ -57,6 +64,7 @@ def serve(
     kubeconfig: str | None,
     account: str,
     drain: float,
+    patience: float,
 ) -> None:
     """Serve admission and the HTTP API, and take turns at collecting garbage."""
     from controller.serve import Options, Replica
@@ -74,7 +82,7 @@ def serve(
         hosts=hosts or (f"{SERVICE}.{namespace}.svc", f"{SERVICE}.{namespace}.svc.cluster.local"),
         certificate_directory=certificate_directory,
     )
-    Replica(found, Options(listen, metrics, settings, place, drain)).run()
+    Replica(found, Options(listen, metrics, settings, place, drain, patience)).run()
 
 
 def main() -> None:

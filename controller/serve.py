@@ -20,6 +20,7 @@ from controller.admission.policy import Policies
 from controller.admission.review import Answer, Request
 from controller.admission.runs import RunAdmission
 from controller.api.routes import Api, no_route
+from controller.api.streamed import PATIENCE
 from controller.configuration import RELOAD, Configuration, Stores, hasty, impatient
 from controller.garbage.collector import Collector
 from controller.garbage.leader import Leader
@@ -46,6 +47,7 @@ class Options:
     settings: str | None
     place: Place
     drain: float = DRAIN
+    patience: float = PATIENCE
 
 
 class Replica:
@@ -107,7 +109,7 @@ class Replica:
 
         webhooks = {"pods": Webhook("pods", answer_pod, 12), "taskruns": Webhook("runs", answer_run, 16)}
         routes = Webhooks(self._identity, self._metrics, webhooks).routes()
-        api = Api(self._kube, self._stores, self._configuration, self._metrics)
+        api = Api(self._kube, self._stores, self._configuration, self._metrics, self._options.patience)
         return Starlette(routes=[*routes, *api.routes()], exception_handlers={HTTPException: no_route})
 
     def _problem(self) -> str:

@@ -108,7 +108,7 @@ def _get() -> Tree:
 
 
 def _head(summary: str, headers: Tree) -> Tree:
-    codes = ("200", "206", "304", "401", "403", "404", "409", "410", "413", "416", "429", "503")
+    codes = ("200", "304", "401", "403", "404", "409", "410", "413", "429", "503")
     return {
         "summary": summary,
         "responses": {

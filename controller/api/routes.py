@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from controller.api import openapi, query, ranges, results
 from controller.api.access import Access, Caller
@@ -24,6 +23,7 @@ from controller.api.audit import Access as Audit
 from controller.api.errors import Problem, problem_of
 from controller.api.limits import Rate, Slots
 from controller.api.results import Result
+from controller.api.streamed import PATIENCE, PIECE, Streamed
 from controller.kube.client import Kube
 from controller.kube.errors import NotFound
 from controller.kube.resources import TASK_RUNS
@@ -72,12 +72,18 @@ class Api:
     """The API's routes."""
 
     def __init__(
-        self, kube: Kube, store: Callable[[], Store], settings: Callable[[], Settings], metrics: Metrics
+        self,
+        kube: Kube,
+        store: Callable[[], Store],
+        settings: Callable[[], Settings],
+        metrics: Metrics,
+        patience: float = PATIENCE,
     ) -> None:
         self._kube = kube
         self._store = store
         self._settings = settings
         self._metrics = metrics
+        self._patience = patience
         self._access = Access(kube)
         self._callers = Rate(lambda: settings().api_request_rate)
         self._peers = Rate(lambda: settings().api_request_rate)
@@ -172,7 +178,8 @@ class Api:
         headers = {**_COMMON, "ETag": content.etag, "Accept-Ranges": "bytes", "Repr-Digest": _digest(content.sha256)}
         if ranges.unchanged(request.headers.get("if-none-match"), content.etag):
             return Response(status_code=304, headers=headers)
-        part = ranges.span(request.headers.get("range"), request.headers.get("if-range"), content.etag, content.size)
+        asked = request.headers.get("range") if request.method == "GET" else None  # RFC 9110, 14.2
+        part = ranges.span(asked, request.headers.get("if-range"), content.etag, content.size)
         span = part or ranges.Span(0, content.size)
         status = 200 if part is None else 206
         headers["Content-Length"] = str(span.length)
@@ -205,7 +212,11 @@ class Api:
             self._metrics.api_bytes.inc(audit.bytes)
             audit.tell()
 
-        return _Streamed(self._pieces(chunks, audit), status, headers, media_type, end)
+        def stalled() -> None:
+            audit.error = f"broken off: the caller took nothing for {self._patience:g} s"
+
+        body = self._pieces(chunks, audit)
+        return Streamed(body, status, headers, media_type, self._patience, stalled, end)
 
     async def _matches(self, request: Request, content: Content, path: str, audit: Audit, slots: ExitStack) -> Response:
         if content.size > query.CONTENT_LIMIT:
@@ -226,8 +237,8 @@ class Api:
         """What is sent; a failure on the way breaks the connection off, so that half a content never looks whole."""
         try:
             while (chunk := await anyio.to_thread.run_sync(next, chunks, None, limiter=self._streaming)) is not None:
-                for start in range(0, len(chunk), _PIECE):
-                    piece = chunk[start : start + _PIECE]
+                for start in range(0, len(chunk), PIECE):
+                    piece = chunk[start : start + PIECE]
                     yield piece
                     audit.bytes += len(piece)
         except ResultsError as error:
@@ -238,30 +249,6 @@ class Api:
         return await anyio.to_thread.run_sync(partial(action, *arguments), limiter=self._limiter)
 
 
-class _Streamed(StreamingResponse):
-    """A response that does something at its end, also where it never began to be sent."""
-
-    def __init__(
-        self,
-        body: AsyncIterator[bytes],
-        status: int,
-        headers: Mapping[str, str],
-        media_type: str,
-        end: Callable[[], Awaitable[None]],
-    ) -> None:
-        super().__init__(body, status, headers, media_type)
-        self._end = end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._end()
-
-
-_PIECE = 256 << 10
 _COMMON = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff", "Vary": "Authorization"}
 
 

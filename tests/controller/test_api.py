@@ -132,6 +132,10 @@ def test_head_ranges_and_conditions(serving_replica: Serving, kube: Kube, namesp
     large = spilled(serving_replica, namespace, LARGE)
     path = ended(kube, namespace, "ranges", large=str(large), small="0123456789") + "/large"
     head = client.ask(path, "HEAD")
+    for part in ("bytes=0-0", "bytes=99999999-"):
+        whole = client.ask(path, "HEAD", Range=part)
+        assert (whole.status, whole.headers["Content-Length"]) == (200, str(len(LARGE)))
+        assert "Content-Range" not in whole.headers
     assert (head.status, head.headers["Content-Length"], head.data) == (200, str(len(LARGE)), b"")
     assert head.headers["ETag"] == f'"{large.sha256}"'
     for asked, start, end in (

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from controller.kube.client import Kube
 from resultsfs.settings import Settings
@@ -26,12 +27,12 @@ LARGE = b"0123456789abcdef" * (4 << 20)
 
 
 @contextmanager
-def serving(api: ApiServer, home: Path, **limits: str) -> Iterator[Serving]:
+def serving(api: ApiServer, home: Path, *arguments: str, **limits: str) -> Iterator[Serving]:
     """A replica with these settings, and its store."""
     settings = {"store": f"file://{home}/store", **{key.replace("_", "-"): value for key, value in limits.items()}}
     store = Store.open(Settings(store=settings["store"]))
     try:
-        with running(api, home / "replica", settings) as replica:
+        with running(api, home / "replica", settings, *arguments) as replica:
             yield Serving(replica, store, api, home)
     finally:
         store.close()
@@ -88,3 +89,27 @@ def test_downloads_are_counted(api: ApiServer, kube: Kube, namespace: str, tmp_p
         finally:
             answer.close()
         eventually(lambda: second.ask(f"{path}/small").status == 200)
+
+
+def test_whoever_does_not_read_is_broken_off(api: ApiServer, kube: Kube, namespace: str, tmp_path: Path) -> None:
+    """A caller that takes nothing loses its place to the next one while its connection is still open, gets no whole
+    content, and the audit log says why."""
+    for account in ("first", "second"):
+        allow(kube, namespace, account)
+    with serving(api, tmp_path, "--patience=1", api_downloads="1") as found, ExitStack() as stack:
+        path = ended(kube, namespace, "limited", large=str(spilled(found, namespace, LARGE)), small="yes")
+        first, second = (
+            stack.enter_context(contextmanager(made)(found, token(kube, namespace, account)))
+            for account in ("first", "second")
+        )
+        headers = {"Authorization": f"Bearer {first.token}"}
+        answer = first.pool.request("GET", f"{first.url}{path}/large", headers=headers, preload_content=False)
+        try:
+            assert answer.status == 200
+            eventually(lambda: second.ask(f"{path}/small").status == 200)
+            assert "the caller took nothing for 1 s" in found.replica.log.read_text()
+            with pytest.raises(urllib3.exceptions.HTTPError):
+                while answer.read(1 << 20):
+                    pass
+        finally:
+            answer.close()
