@@ -37,10 +37,7 @@ class Settings:
         narrowable=True,
     )
     result_size_limit: int = setting(
-        SIZE,
-        10 << 30,
-        "A write that would make one file on the volume larger than this fails with EFBIG.",
-        least=4096,
+        SIZE, 10 << 30, "A write that would make one file on the volume larger than this fails with EFBIG.", least=4096
     )
     volume_size_limit: int = setting(
         SIZE,
