@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ class Held:
     """One volume.
 
     `descriptor` is None while it is being mounted, and when it is `lost` (a predecessor's) or `dead` (aborted).
-    `given`: a server has had it; `initialised`: INIT was answered; `ready`: by who serves it now.
+    `given`: a server has had it; `initialised`: INIT was answered; `ready`: by who serves it now. `serving` is the
+    number that this one was told, 0: none.
     """
 
     volume: Volume
@@ -35,6 +37,7 @@ class Held:
     dead: bool = False
     leaving: bool = False
     server: Channel | None = None
+    serving: int = 0
     waiting: list[Channel] = field(default_factory=list)
     """Clients that wait until the mount answers."""
 
@@ -46,6 +49,19 @@ class Held:
         if not self.initialised:
             return "mounting"
         return "served" if self.ready else "waiting"
+
+    def is_meant(self, serving: int) -> bool:
+        """Whether a server that says this number speaks of now, and not of an earlier mount; also where none is said."""
+        return serving in (0, self.serving) or self.serving == 0
+
+    @property
+    def may_be_over(self) -> bool:
+        """False if the kernel says that it has not closed the connection."""
+        if self.descriptor is None:
+            return True
+        poll = select.poll()
+        poll.register(self.descriptor, 0)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""

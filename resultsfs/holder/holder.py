@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
-import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ from resultsfs.holder.messages import (
     Listed,
     Mount,
     Mounted,
+    Numbers,
     Ready,
     Refused,
     Serve,
@@ -60,6 +62,8 @@ class Holder(Connections):
         self.volumes: dict[str, Held] = {}
         self.servers: list[Channel] = []
         """Servers that attached, the first of which gets what is to be served."""
+        self._numbered: set[Channel] = set()  # servers that repeat the numbers of servings
+        self._numbers = itertools.count(time.time_ns())  # above those of a holder that handed over
         self.changed: Callable[[], None] = lambda: None
         self.failure: str | None = None
         """Why the first volume that failed did."""
@@ -71,6 +75,7 @@ class Holder(Connections):
             Unmount: self._unmount,
             List: self._list,
             Hold: self._hold,
+            Numbers: lambda channel, _, __: self._numbered.add(channel),
             Attach: self._attach,
             Ready: self._ready,
             Ended: self._ended,
@@ -94,6 +99,7 @@ class Holder(Connections):
         served = [held for held in self.volumes.values() if held.server is channel]
         if channel in self.servers:
             self.servers.remove(channel)
+        self._numbered.discard(channel)
         if served:
             log.warning("the server of %d volumes (pid %d) is gone", len(served), channel.pid)
         for held in served:
@@ -160,7 +166,7 @@ class Holder(Connections):
             (held for held in self.volumes.values() if held.volume.mountpoint == message.mountpoint), None
         )
         if held is not None:
-            if held.descriptor is None and not (held.initialised or held.leaving):
+            if held.state == "mounting" and held.descriptor is None and not held.leaving:
                 raise MountError(f"volume {held.volume.volume_id} is being mounted: ask again", errno.EAGAIN)
             self.take_off(held, channel, foreign=message.foreign)
         elif message.mountpoint:
@@ -180,6 +186,7 @@ class Holder(Connections):
             if error is None:
                 self._forget(held, MountError(f"{held.volume.mountpoint} was unmounted", errno.ECANCELED))
             held.leaving = False
+            held.dead = held.dead or (held.descriptor is None and not held.lost)  # still there, and nobody can serve it
             if channel is not None:
                 self._unmounted(channel, count, error)
             elif error is not None:
@@ -214,16 +221,21 @@ class Holder(Connections):
                 return
             if held.descriptor is not None and held.server is None and not held.leaving:
                 take_over, held.given, held.server = held.given, True, self.servers[0]
-                self.answer(held.server, Serve(held.volume, take_over, self._may_back), held.descriptor)
+                held.serving = next(self._numbers) if held.server in self._numbered else 0
+                serve = Serve(held.volume, take_over, self._may_back, held.serving)
+                self.answer(held.server, serve, held.descriptor)
 
-    def _of(self, channel: Channel, volume_id: str) -> Held:
-        held = self.volumes.get(volume_id)
+    def _of(self, channel: Channel, message: Ready | Refused) -> Held | None:
+        """The volume of which a server speaks; None if it speaks of an earlier mount of it."""
+        held = self.volumes.get(message.volume_id)
         if held is None or held.server is not channel:
-            raise MountError(f"volume {volume_id} is not this server's", errno.ENOENT)
-        return held
+            raise MountError(f"volume {message.volume_id} is not this server's", errno.ENOENT)
+        return held if held.is_meant(message.serving) else None
 
     def _ready(self, channel: Channel, message: Ready, _: int | None) -> None:
-        held = self._of(channel, message.volume_id)
+        held = self._of(channel, message)
+        if held is None:
+            return
         held.ready = held.initialised = True
         waiting, held.waiting = held.waiting, []
         for client in waiting:
@@ -231,12 +243,12 @@ class Holder(Connections):
         self.changed()
 
     def _refused(self, channel: Channel, message: Refused, _: int | None) -> None:
-        held = self._of(channel, message.volume_id)
+        held = self._of(channel, message)
+        if held is None:
+            return
         log.error("volume %s cannot be served: %s", message.volume_id, message.error)
         self.failure = self.failure or message.error
-        for client in held.waiting:
-            self.answer(client, Failed(message.error, message.errno))
-        held.waiting = []
+        self._fail(held, message.error, message.errno)
         if not held.initialised:
             held.server = None
             self.take_off(held)
@@ -264,7 +276,7 @@ class Holder(Connections):
             held = self.volumes[volume.volume_id] = Held(volume, lost=True)
         if held.server not in (None, channel):
             raise MountError(f"volume {volume.volume_id} is served by another", errno.EBUSY)
-        held.server, held.given = channel, True
+        held.server, held.serving, held.given = channel, 0, True
         held.initialised = held.ready = message.initialised
         log.info("volume %s is served by pid %d", volume.volume_id, channel.pid)
         if held.descriptor is None:
@@ -315,19 +327,18 @@ class Holder(Connections):
         Descriptors are not watched, for each request of a client would wake the holder too.
         """
         self.loop.after(_LOOK, self._look)
-        poll, found = select.poll(), {}
-        for held in self.volumes.values():
-            if held.descriptor is not None:
-                poll.register(held.descriptor, 0)
-                found[held.descriptor] = held
-        for descriptor, _ in poll.poll(0):
-            self._over(found[descriptor])
+        for held in list(self.volumes.values()):
+            if held.descriptor is not None and held.may_be_over:
+                self._over(held)
 
     def _ended(self, channel: Channel, message: Ended, _: int | None) -> None:
         held = self.volumes.get(message.volume_id)
-        if held is not None and held.server is channel:
-            held.server, held.ready = None, False  # it has let go by itself
-            self._over(held)
+        if held is None or held.server is not channel or not held.is_meant(message.serving):
+            return
+        if 0 in (message.serving, held.serving) and not held.ready and not held.may_be_over:
+            return  # no number tells, but this mount is alive: an earlier one has ended
+        held.server, held.ready = None, False  # it has let go by itself
+        self._over(held)
 
     def _over(self, held: Held) -> None:
         """The kernel has closed the connection: the mount was taken off, or aborted."""
@@ -340,12 +351,13 @@ class Holder(Connections):
             self._leave(held)
             held.dead = True
             held.close()
+            self._fail(held, f"{held.volume.mountpoint} was aborted before it answered", errno.ECONNABORTED)
             self.changed()
 
     def _leave(self, held: Held) -> None:
         server, held.server, held.ready = held.server, None, False
         if server is not None:
-            self.answer(server, Drop(held.volume.volume_id))
+            self.answer(server, Drop(held.volume.volume_id, held.serving))
 
     def _forget(self, held: Held, why: ResultsError | None) -> None:
         if self.volumes.get(held.volume.volume_id) is not held:
@@ -355,9 +367,14 @@ class Holder(Connections):
         self._leave(held)
         held.close()
         log.info("volume %s is gone: %s", held.volume.volume_id, why)
-        for client in held.waiting:
-            self.answer(client, Failed(str(why), (why and why.errno) or errno.EIO))
+        self._fail(held, str(why), (why and why.errno) or errno.EIO)
         self.changed()
+
+    def _fail(self, held: Held, why: str, code: int) -> None:
+        """Tell those who wait for a mount that it will not answer."""
+        waiting, held.waiting = held.waiting, []
+        for client in waiting:
+            self.answer(client, Failed(why, code))
 
     def _aside(
         self, work: Callable[[], int], done: Callable[[Any, int | None, ResultsError | None], None], about: object

@@ -155,14 +155,24 @@ class Attach(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers(Message):
+    """I repeat the number of a serving, so servings of one volume id may be told apart. Before Attach.
+
+    A holder that does not know this message answers `failed`, and no number is said on the connection.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Serve(Message):
     """Serve this volume by the descriptor that comes along. `take_over`: another server has had it before;
-    `may_back`: the holder has the right to register backing files.
+    `may_back`: the holder has the right to register backing files. `serving` is the number of this serving, which
+    `ready`, `refused`, `ended` and `drop` repeat; 0, here and there: not said.
     """
 
     volume: Volume
     take_over: bool
     may_back: bool
+    serving: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +180,7 @@ class Ready(Message):
     """INIT has been answered: the mount answers."""
 
     volume_id: str
+    serving: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +188,7 @@ class Ended(Message):
     """The kernel has closed the connection: the mount was taken off, or aborted."""
 
     volume_id: str
+    serving: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +198,7 @@ class Refused(Message):
     volume_id: str
     error: str
     errno: int
+    serving: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +206,7 @@ class Drop(Message):
     """Stop serving this volume: it is gone."""
 
     volume_id: str
+    serving: int = 0
 
 
 # -- a server's connection for backing files ----------------------------------------------------------------------
@@ -251,7 +265,10 @@ def encode(message: Message) -> bytes:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    return {spec.name: getattr(message, spec.name) for spec in fields(message)}
+    plain = {spec.name: getattr(message, spec.name) for spec in fields(message)}
+    if not plain.get("serving", True):
+        del plain["serving"]  # a side that does not know the field would refuse the message
+    return plain
 
 
 def decode(packet: bytes) -> Message:

@@ -11,7 +11,7 @@ from functools import partial
 
 from resultsfs.errors import HolderGone, InvalidMessage
 from resultsfs.holder.channel import Channel, DescriptorLost, connect
-from resultsfs.holder.messages import Attach, Hold, Message, Volume
+from resultsfs.holder.messages import Attach, Hold, Message, Numbers, Volume
 from resultsfs.kernel.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class Link:
                 return
 
     def _introduce(self, channel: Channel) -> None:
+        channel.send(Numbers())
         for kept in self._kept():
             try:
                 channel.send(Hold(kept.volume, kept.initialised), kept.descriptor)

@@ -7,12 +7,23 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resultsfs.errors import ResultsError
 from resultsfs.holder.held import mounted_at
-from resultsfs.holder.messages import Drop, Ended, Failed, Message, Ready, Refused, Serve, Volume
+from resultsfs.holder.messages import (
+    Drop,
+    Ended,
+    Failed,
+    Message,
+    Numbers,
+    Ready,
+    Refused,
+    Serve,
+    Volume,
+)
 from resultsfs.kernel.files import FileRequests
 from resultsfs.kernel.loop import Loop
 from resultsfs.kernel.request import caller
@@ -39,14 +50,20 @@ _LOOK, _PATIENCE = 0.05, 20.0
 
 @dataclass(slots=True, eq=False)
 class Served:
-    """One volume; `session` and `service` are None while it is opened. `ready`: its mount answers."""
+    """One volume; `session` and `service` are None while it is opened. `ready`: its mount answers. `serving` is the
+    holder's number, 0: none. `then` begins the next serving of the volume, which waits for the end of this one.
+    """
 
     volume: Volume
     descriptor: int
+    serving: int = 0
     session: Session | None = None
     service: Service | None = None
     ready: bool = False
+    opened: bool = False
     dropped: bool = False
+    ended: bool = False
+    then: Callable[[], None] | None = None
 
 
 class Server:
@@ -147,6 +164,8 @@ class Server:
     def _connected(self) -> None:
         self._backing.connected()
         with self._lock:
+            for served in self._volumes.values():
+                served.serving = 0  # another holder's number, and this one may know none
             ready = [served.volume.volume_id for served in self._volumes.values() if served.ready]
         for volume_id in ready:  # what became so while there was nobody to tell
             self._link.send(Ready(volume_id))
@@ -160,14 +179,16 @@ class Server:
             if descriptor is not None:
                 self._serve(message, descriptor)
             else:  # asked again, or unmounted; the connection must not end for it: others would be given what is served
-                self._link.send(Refused(message.volume.volume_id, _NO_ROOM, errno.EMFILE))
+                self._link.send(Refused(message.volume.volume_id, _NO_ROOM, errno.EMFILE, message.serving))
             return
         if descriptor is not None:
             os.close(descriptor)
         if isinstance(message, Drop):
             served = self._volumes.get(message.volume_id)
-            if served is not None:
+            if served is not None and (message.serving in (0, served.serving) or served.serving == 0):
                 self._drop(served)
+        elif isinstance(message, Failed) and f"type {Numbers.name!r}" in message.error:
+            log.info("the holder is an older one, and does not number servings")
         elif isinstance(message, Failed):
             log.error("the holder says: %s", message.error)
         else:
@@ -177,15 +198,22 @@ class Server:
 
     def _serve(self, message: Serve, descriptor: int) -> None:
         volume_id = message.volume.volume_id
-        if volume_id in self._volumes:
-            log.error("volume %s is served already", volume_id)
-            os.close(descriptor)
-            return
-        served = Served(message.volume, descriptor)
+        served = Served(message.volume, descriptor, message.serving)
         with self._lock:
-            self._volumes[volume_id] = served
+            before, self._volumes[volume_id] = self._volumes.get(volume_id), served
         self._was_used = True
-        self._opening.submit(lambda: self._open(served, message))
+        if before is None:
+            self._begin(served, message)
+        else:  # its mount is gone, or the holder would not give another; both would be at work on one spool
+            before.then = lambda: self._begin(served, message)
+            self._drop(before)
+
+    def _begin(self, served: Served, message: Serve) -> None:
+        if served.dropped:
+            os.close(served.descriptor)
+            self._forget(served)
+        else:
+            self._opening.submit(lambda: self._open(served, message))
 
     def _open(self, served: Served, message: Serve) -> None:
         volume, failure = served.volume, None
@@ -215,20 +243,25 @@ class Server:
         self.loop.post(lambda: self._opened(served, failure))
 
     def _opened(self, served: Served, failure: Refused | None) -> None:
+        served.opened = True
         if failure is not None:
             log.error("volume %s cannot be served: %s", served.volume.volume_id, failure.error)
             os.close(served.descriptor)
             self._forget(served)
-            self._link.send(failure)
+            if not served.dropped:
+                self._link.send(replace(failure, serving=served.serving))
         elif served.dropped:
             self._drop(served)
         elif served.session is not None and not served.session.closed:  # which it is when this server was told to stop
             self.loop.add(served.session)
 
     def _ready(self, served: Served, take_over: bool) -> None:
+        if served.ended:
+            return
         served.ready = True
         how = "takes over" if take_over else "serves"
-        self._link.send(Ready(served.volume.volume_id))  # before it is said: who hears that asks the holder
+        # before it is said: who hears that asks the holder
+        self._link.send(Ready(served.volume.volume_id, served.serving))
         if take_over:
             self._provider.taken_over(served.volume.volume_id)
         log.info("%s volume %s at %s", how, served.volume.volume_id, served.volume.mountpoint)
@@ -236,31 +269,37 @@ class Server:
     def _drop(self, served: Served) -> None:
         """Stop serving a volume, on the loop's thread."""
         served.dropped = True
+        if not served.opened:
+            return  # it is being opened, or waits to be; `_opened` or `_begin` comes back to it
         if served.session is not None:
             self.loop.remove(served.session)
             served.session.close()
-        elif served.service is None:
-            return  # it is being opened; `_opened` comes back to it
         self._forget(served)
 
     def _gone(self, session: Session) -> None:
         for served in list(self._volumes.values()):
             if served.session is session:
                 self._forget(served)
-                self._link.send(Ended(served.volume.volume_id))
+                self._link.send(Ended(served.volume.volume_id, served.serving))
 
     def _forget(self, served: Served) -> None:
         volume_id, service = served.volume.volume_id, served.service
+        if served.ended:
+            return
+        served.ended = True
         with self._lock:
-            if self._volumes.get(volume_id) is not served:
-                return
-            del self._volumes[volume_id]
+            if self._volumes.get(volume_id) is served:
+                del self._volumes[volume_id]
 
         def end() -> None:
-            if service is not None:
-                service.close()
-            self._provider.ended(volume_id)
-            log.info("volume %s is served no more", volume_id)
+            try:
+                if service is not None:
+                    service.close()
+                self._provider.ended(volume_id)
+                log.info("volume %s is served no more", volume_id)
+            finally:
+                if served.then is not None:
+                    self.loop.post(served.then)
 
         self._opening.submit(end)
         if not self._link.up:

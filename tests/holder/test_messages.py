@@ -47,9 +47,9 @@ VOLUMES = st.builds(
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Mount, VOLUMES, st.floats(0, 1e6)),
     st.builds(Hold, VOLUMES, st.booleans(), st.booleans(), st.integers(0, 1000)),
-    st.builds(Serve, VOLUMES, st.booleans(), st.booleans()),
+    st.builds(Serve, VOLUMES, st.booleans(), st.booleans(), st.integers(0, 1 << 62)),
     st.builds(Failed, TEXT, st.integers(0, 200)),
-    st.builds(Ready, TEXT),
+    st.builds(Ready, TEXT, st.integers(0, 1 << 62)),
     st.just(List()),
 )
 
@@ -58,6 +58,13 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 def test_what_is_said_is_heard(message: Message) -> None:
     """Each message comes out as it went in, whatever its texts are."""
     assert decode(encode(message)) == message
+
+
+def test_a_number_that_is_none_is_not_said() -> None:
+    """Who knows no numbers of servings refuses a message with one; without one it is what it always was."""
+    assert json.loads(encode(Ready("v"))) == {"v": 1, "type": "ready", "volume_id": "v"}
+    assert decode(encode(Ready("v"))) == Ready("v", 0)
+    assert json.loads(encode(Ready("v", 7)))["serving"] == 7
 
 
 @given(st.one_of(st.binary(max_size=200), st.recursive(st.none() | st.integers() | TEXT, st.lists).map(json.dumps)))
