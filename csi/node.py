@@ -18,7 +18,7 @@ from csi.status import Refused
 from csi.targets import Targets
 from csi.volumes import Published, Volumes
 from resultsfs.mountinfo import FILESYSTEM
-from resultsfs.record import VolumeRecord
+from resultsfs.record import VolumeRecord, is_volume_id
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,8 @@ class Node(csi_pb2_grpc.NodeServicer):
         """Take a volume away with all that is left of it: dead, busy, half published, unknown or gone already."""
         volume_id = _required(request.volume_id, "volume_id")
         target = self._paths.checked(_required(request.target_path, "target_path"))
+        if not is_volume_id(volume_id):  # never published, so nothing here is its
+            return csi_pb2.NodeUnpublishVolumeResponse()
         with self._locks.held(target, volume_id):
             self.unpublish(volume_id, target)
         return csi_pb2.NodeUnpublishVolumeResponse()

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from csi import trees
 from resultsfs import spool
 from resultsfs.errors import InvalidRecord
-from resultsfs.record import VolumeRecord
+from resultsfs.record import VolumeRecord, is_volume_id
 
 log = logging.getLogger(__name__)
 
-_HIDDEN = "."
 _NEW, _GONE = ".new-", ".gone-"
 
 
@@ -45,12 +44,12 @@ class Volumes:
         self._in_hand: set[str] = set()  # hidden names that a request is busy with
 
     def directory_of(self, volume_id: str) -> str:
-        """A volume's directory, whether it is there or not."""
+        """A volume's directory, whether it is there or not; for an id that can be one."""
         return os.path.join(self.directory, volume_id)
 
     def find(self, volume_id: str) -> Published | None:
         """The volume of an id; None for an unknown one, and for one whose record was torn by a crash of the node."""
-        if not volume_id or volume_id.startswith(_HIDDEN) or "/" in volume_id or "\0" in volume_id:
+        if not is_volume_id(volume_id):
             return None
         directory = self.directory_of(volume_id)
         try:
@@ -74,13 +73,13 @@ class Volumes:
     def unreadable(self) -> Iterator[str]:
         """Ids of what lies here without a record that can be used."""
         for name in sorted(os.listdir(self.directory)):
-            if not name.startswith(_HIDDEN) and self.find(name) is None:
+            if is_volume_id(name) and self.find(name) is None:
                 yield name
 
     def make(self, record: VolumeRecord, target: str) -> Published:
         """Write a new volume's record; the directory appears at once and whole. Files of one that was torn stay.
 
-        Raises OSError.
+        Its id is one, or there were no such record. Raises OSError.
         """
         directory = self.directory_of(record.volume_id)
         with self._hidden(_NEW) as fresh:
@@ -105,7 +104,9 @@ class Volumes:
             raise
 
     def remove(self, volume_id: str) -> None:
-        """Remove a volume's files; one that is gone is fine. Raises OSError."""
+        """Remove a volume's files; one that is gone is fine, and so is what cannot be an id. Raises OSError."""
+        if not is_volume_id(volume_id):
+            return
         with self._hidden(_GONE) as gone, suppress(FileNotFoundError):
             os.rename(self.directory_of(volume_id), gone)
             trees.remove(gone)

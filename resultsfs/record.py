@@ -23,6 +23,11 @@ ResultValue = str | list[str] | dict[str, str]
 """A result's or param's value as Tekton's API has it: string, array or object."""
 
 
+def is_volume_id(text: str) -> bool:
+    """Whether it can be a volume's id: a name that is a file's, too, and never hidden."""
+    return _VOLUME_ID.fullmatch(text) is not None
+
+
 class Mode(StrEnum):
     """How Tekton gathers results (its feature flag `results-from`)."""
 
@@ -76,7 +81,7 @@ class VolumeRecord:
     types: Mapping[str, ResultType] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(bool(_VOLUME_ID.fullmatch(self.volume_id)), "volume_id", self.volume_id, "letters, digits, - _ .")
+        _require(is_volume_id(self.volume_id), "volume_id", self.volume_id, "letters, digits, - _ .")
         for key in ("namespace", "taskrun"):
             _require(bool(_DNS_NAME.fullmatch(getattr(self, key))), key, getattr(self, key), "a Kubernetes name")
         for name in self.results:
