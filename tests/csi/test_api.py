@@ -71,10 +71,11 @@ class Cluster:
         volume.become(uuid.UUID(made["metadata"]["uid"]))
         volume.context |= {POD_NAME: f"{names}-pod", POD_NAMESPACE: self.namespace, "taskrun": names}
 
-    def events(self, reason: str) -> list[dict[str, Any]]:
-        """The Events with this reason."""
+    def events(self, reason: str, *names: str) -> list[dict[str, Any]]:
+        """The Events with this reason, about objects of these names only if there are any."""
         found = self.kube.list(CORE["Event"], self.namespace).items
-        return [event for event in found if event["reason"] == reason]
+        of_reason = [event for event in found if event["reason"] == reason]
+        return [event for event in of_reason if not names or event["involvedObject"]["name"] in names]
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +165,9 @@ def test_an_unknown_type_is_told(cluster: Cluster) -> None:
     volume.context["taskrun"] = "nobody"
     (volume.publish() / "report").write_bytes(ARRAY)
     assert collected(volume).startswith(b"/tekton/results/.ref/")
-    eventually(lambda: len(cluster.events("ResultTypeUnknown")) == 2)
-    kinds = {event["involvedObject"]["kind"] for event in cluster.events("ResultTypeUnknown")}
+    about = str(volume.context[POD_NAME]), "nobody"
+    eventually(lambda: len(cluster.events("ResultTypeUnknown", *about)) == 2)
+    kinds = {event["involvedObject"]["kind"] for event in cluster.events("ResultTypeUnknown", *about)}
     assert kinds == {"Pod", "TaskRun"}
     volume.unpublish()
 
